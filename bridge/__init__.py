@@ -1,0 +1,1 @@
+"""prombridge: the long-term memory of Prometheus."""
