@@ -1,0 +1,1 @@
+"""Pure values that every part speaks in: labels, matchers, time ranges, staleness."""
