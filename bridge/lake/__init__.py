@@ -1,0 +1,1 @@
+"""The Delta tables: schemas, Parquet, commits, snapshots, ordering and merging of rows."""
