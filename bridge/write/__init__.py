@@ -1,0 +1,1 @@
+"""From an HTTP body to the WAL, the head and the lake."""

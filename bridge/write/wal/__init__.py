@@ -1,0 +1,1 @@
+"""The write-ahead log: what a 2xx stands for."""
