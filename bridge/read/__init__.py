@@ -1,0 +1,1 @@
+"""Remote read: from matchers and hints to frames."""
