@@ -1,0 +1,252 @@
+"""The configuration: one strict YAML file and flags of the same names.
+
+    lake:                     --lake.flush-interval=60s
+      flush_interval: 60s
+
+Flags win over the file, the file over the defaults. An unknown key, a missing unit or a missing
+file is an error that names the place and what is allowed. Sections and options are the dataclasses
+of the parts; this module only assembles and parses.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bridge.errors import ConfigError
+from bridge.lake.settings import LakeSettings
+from bridge.model.options import (
+    Duration,
+    Size,
+    format_duration,
+    format_size,
+    option,
+    parse_duration,
+    parse_size,
+)
+from bridge.read.settings import ReadSettings
+from bridge.telemetry import LogFormat, LogLevel
+from bridge.write.head import HeadSettings
+from bridge.write.ingest import WriteSettings
+from bridge.write.wal.log import WalSettings
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The HTTP server."""
+
+    listen_address: str = option("127.0.0.1:9201", "Address to listen on; port 0 takes a free one.")
+    max_connections: int = option(
+        512, "Connections open at once; further ones are closed as they come."
+    )
+    read_timeout: Duration = option(
+        Duration(30), "A request whose body takes longer to arrive is answered 408."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Logs."""
+
+    level: LogLevel = option("info", "Lowest level that is logged.")
+    format: LogFormat = option("logfmt", "Format of the lines.")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, by section."""
+
+    web: WebSettings = field(default_factory=WebSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    lake: LakeSettings = field(default_factory=LakeSettings)
+    wal: WalSettings = field(default_factory=WalSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
+    write: WriteSettings = field(default_factory=WriteSettings)
+    read: ReadSettings = field(default_factory=ReadSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of one section.
+
+    Attributes:
+        section: `lake`.
+        key: `flush_interval`.
+        kind: its type.
+        default: its default.
+        text: what it does.
+    """
+
+    section: str
+    key: str
+    kind: Any
+    default: Any
+    text: str
+
+    @property
+    def place(self) -> str:
+        """Its place in the file: `lake.flush_interval`."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def flag(self) -> str:
+        """Its flag: `--lake.flush-interval`."""
+        return f"--{self.section}.{self.key.replace('_', '-')}"
+
+    @property
+    def default_text(self) -> str:
+        """The default as one would write it."""
+        return render(self.kind, self.default)
+
+    def parse(self, value: Any, place: str) -> Any:
+        """The value that text or YAML means.
+
+        Raises:
+            ConfigError: it is none; names `place` and what is allowed.
+        """
+        try:
+            return _parse(self.kind, value)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
+
+
+def sections() -> list[tuple[str, type[Any]]]:
+    """Name and dataclass of each section."""
+    hints = typing.get_type_hints(Settings)
+    return [(section.name, hints[section.name]) for section in dataclasses.fields(Settings)]
+
+
+def options() -> list[Option]:
+    """Every option, in the order of the sections."""
+    found = []
+    for section, kind in sections():
+        hints = typing.get_type_hints(kind)
+        found += [
+            Option(section, item.name, hints[item.name], item.default, item.metadata["help"])
+            for item in dataclasses.fields(kind)
+        ]
+    return found
+
+
+def load(path: Path | None, flags: Mapping[str, str | Sequence[str]]) -> Settings:
+    """Settings from a file and flags.
+
+    Args:
+        path: the YAML file; None for the defaults.
+        flags: by place (`lake.flush_interval`), the text given on the command line.
+
+    Raises:
+        ConfigError: names the place and what is allowed.
+    """
+    document = _read(path) if path else {}
+    values: dict[str, dict[str, Any]] = {section: {} for section, _ in sections()}
+    known = {item.place: item for item in options()}
+    _check_names(path, document, set(values), "section")
+    for section, content in document.items():
+        if content is None:
+            continue
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: {section}: expected options, got {content!r}")
+        allowed = {item.key for item in known.values() if item.section == section}
+        _check_names(f"{path}: {section}", content, allowed, "option")
+        for key, value in content.items():
+            place = f"{section}.{key}"
+            values[section][key] = known[place].parse(value, f"{path}: {place}")
+    for place, text in flags.items():
+        item = known[place]
+        values[item.section][item.key] = item.parse(text, item.flag)
+    return Settings(**{section: kind(**values[section]) for section, kind in sections()})
+
+
+def render(kind: Any, value: Any) -> str:
+    """The text that is parsed as this value."""
+    if kind is Duration:
+        return format_duration(value)
+    if kind is Size:
+        return format_size(value)
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected sections, got {type(document).__name__}")
+    return document
+
+
+def _check_names(place: object, content: Mapping[Any, Any], allowed: set[str], noun: str) -> None:
+    for name in content:
+        if name not in allowed:
+            raise ConfigError(
+                f"{place}: unknown {noun} {name!r}; allowed are {', '.join(sorted(allowed))}"
+            )
+
+
+def _parse_whole(value: Any) -> int:
+    if isinstance(value, bool) or not (
+        isinstance(value, int) or (isinstance(value, str) and value.removeprefix("-").isdecimal())
+    ):
+        raise ConfigError(f"{value!r} is not a whole number")
+    if int(value) < 0:
+        raise ConfigError(f"{value!r} is negative")
+    return int(value)
+
+
+def _parse_truth(value: Any) -> bool:
+    truths = {True: True, False: False, "true": True, "false": False}
+    if not isinstance(value, bool | str) or value not in truths:
+        raise ConfigError(f"{value!r} is neither true nor false")
+    return truths[value]
+
+
+def _parse_text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{value!r} is not a text")
+    return value
+
+
+def _parse_texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{value!r} is not a list of texts")
+    return tuple(value)
+
+
+def _positive(value: Any) -> Any:
+    if value <= 0:
+        raise ConfigError("it has to be more than nothing")
+    return value
+
+
+_PARSERS: dict[Any, Callable[[Any], Any]] = {
+    Duration: lambda value: _positive(parse_duration(str(value))),
+    Size: lambda value: _positive(parse_size(str(value))),
+    int: _parse_whole,
+    bool: _parse_truth,
+    str: _parse_text,
+    Path: lambda value: Path(_parse_text(value)),
+    tuple[str, ...]: _parse_texts,
+}
+
+
+def _parse(kind: Any, value: Any) -> Any:
+    if typing.get_origin(kind) is Literal:
+        allowed = typing.get_args(kind)
+        if value not in allowed:
+            raise ConfigError(f"{value!r} is none of {', '.join(allowed)}")
+        return value
+    return _PARSERS[kind](value)
