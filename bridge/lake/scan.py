@@ -5,7 +5,7 @@
 pyarrow decodes the row groups, one at a time on the calling thread, with footers that are kept.
 DuckDB was measured beside it on the same files (docs/remote-read.md): as fast in bulk, but it looks
 at the bounds of every row group of every file again in each query, 10 us each, and rows come
-without an order, so that a bounded slice would need a query of its own.
+without an order, so that every bounded slice would be a query of its own.
 
 Replicas: while every row of a query is of one replica, or of none, nothing is done about them. Else
 whole hours are read, the rule of `bridge.lake.merge` is applied, and what was not asked for is cut
@@ -250,8 +250,8 @@ class Scan:
         )
         # Where a file has one row group that can hold the few rows, it likely does.
         sources, groups = every.sources[units], every.groups[units]
-        is_sparse = every.expected[units] < every.row_counts[units] / SPARSE_RATIO
-        is_sparse &= np.bincount(sources)[sources] > 1
+        has_few = every.expected[units] < every.row_counts[units] / SPARSE_RATIO
+        has_few &= np.bincount(sources)[sources] > 1
         for source, group in zip(sources.tolist(), groups.tolist(), strict=True):
             if group < 0:
                 self._check()
@@ -259,22 +259,24 @@ class Scan:
         for source in dict.fromkeys(sources[groups >= 0].tolist()):
             own = (sources == source) & (groups >= 0)
             path, footer = self._files[source]
-            batches = _batches(groups[own], footer, is_torn[own], is_sparse[own])
+            batches = _batches(groups[own], footer, is_torn[own], has_few[own])
             for row_group in self._row_groups.read(path, footer, batches):
                 self._check()
                 yield select_rows(row_group, self._selection, box)
 
 
 def _batches(
-    groups: I32Array, footer: Footer, is_torn: BoolArray, is_sparse: BoolArray
+    groups: I32Array, footer: Footer, is_torn: BoolArray, has_few: BoolArray
 ) -> list[Wanted]:
     """Row groups of a file, as they are to be read: together up to BATCH_ROWS rows."""
     batches: list[Wanted] = []
     waiting: list[int] = []
     row_count = 0
-    columns = groups.tolist(), is_torn.tolist(), is_sparse.tolist()
-    for group, torn, sparse in zip(*columns, strict=True):
+    columns = groups.tolist(), is_torn.tolist(), has_few.tolist()
+    for group, torn, few in zip(*columns, strict=True):
         rows = int(footer.row_counts[group])
+        # Where a row group has one metric, its bounds of ids are those of a run: it has the series.
+        sparse = few and footer.metric_minima[group] != footer.metric_maxima[group]
         is_alone = torn or sparse
         if waiting and (is_alone or row_count + rows > BATCH_ROWS):
             batches.append(Wanted(tuple(waiting)))

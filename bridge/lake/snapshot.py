@@ -30,7 +30,7 @@ class LakeFile:
     """A Parquet file and what it can hold.
 
     Attributes:
-        path: what DuckDB opens: a local path or a URI.
+        path: what a reader opens: a local path or a URI.
         partition: `2026-11-21` for samples, `2026-11` for series, empty for metadata.
         row_count: rows.
         size_bytes: size of the file.

@@ -109,11 +109,20 @@ class Matcher:
         return f"{self.name.decode(errors='replace')}{self.type.symbol}{value!r}"
 
 
+def names_metrics(matcher: Matcher) -> bool:
+    """Whether a matcher says by name which metrics it keeps."""
+    return (
+        matcher.name == METRIC_NAME
+        and matcher.literals is not None
+        and not matcher.type.is_negative
+    )
+
+
 def metrics_named_by(matchers: Sequence[Matcher]) -> frozenset[bytes] | None:
     """The only metrics that series kept by all matchers can have; None if it can be any."""
     named: frozenset[bytes] | None = None
     for matcher in matchers:
-        if matcher.name == METRIC_NAME and matcher.literals and not matcher.type.is_negative:
+        if names_metrics(matcher) and matcher.literals is not None:
             named = matcher.literals if named is None else named & matcher.literals
     return None if named is None else named - {b""}
 

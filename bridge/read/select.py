@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.model.matchers import METRIC_NAME, Matcher
+from bridge.model.matchers import METRIC_NAME, Matcher, names_metrics
 from bridge.wire.columns import I64Array, U32Array
 from bridge.wire.series import SeriesRegistry
 
@@ -37,7 +37,7 @@ def find_series(
     Args:
         registry: where to look.
         matchers: those on __name__ among them.
-        metrics: no series of another metric can be kept; None if it can.
+        metrics: what `metrics_named_by` says of them.
         check: called every few milliseconds; raises to end the work.
     """
     metric_ids = None
@@ -47,19 +47,41 @@ def find_series(
         if not len(metric_ids):
             return np.empty(0, np.uint32)
     refs, offsets, pair_ids = registry.select(metric_ids)
-    for matcher in _easiest_first(matchers):
+    for matcher in _easiest_first(registry, matchers, pair_ids):
         if not len(refs):
             break
         check()
         keep = _keep(registry, matcher, offsets, pair_ids, check)
-        if keep is not None:
+        if keep is not None and not keep.all():
             refs, offsets, pair_ids = _narrow(keep, refs, offsets, pair_ids)
     return refs
 
 
-def _easiest_first(matchers: Sequence[Matcher]) -> list[Matcher]:
-    """Literals before expressions, so that these see fewer series; each matcher once."""
-    return sorted(dict.fromkeys(matchers), key=lambda matcher: matcher.literals is None)
+def _easiest_first(
+    registry: SeriesRegistry, matchers: Sequence[Matcher], pair_ids: U32Array
+) -> list[Matcher]:
+    """Each matcher once: what leaves the fewest series first, expressions last.
+
+    What names metrics is left out: only their series are looked at.
+    """
+    ranked = []
+    for place, matcher in enumerate(dict.fromkeys(matchers)):
+        if names_metrics(matcher):
+            continue
+        hits = _hits(registry, matcher)
+        count = len(pair_ids) + (matcher.literals is None)
+        if hits is not None and not matcher.type.is_negative:
+            count = int(np.count_nonzero(_is_in(pair_ids, hits)))
+        ranked.append((count, place, matcher))
+    return [matcher for _, _, matcher in sorted(ranked, key=lambda one: one[:2])]
+
+
+def _hits(registry: SeriesRegistry, matcher: Matcher) -> U32Array | None:
+    """Pairs that a matcher's literals name; None if it is not by them alone that it decides."""
+    if matcher.literals is None or b"" in matcher.literals:
+        return None
+    found = [registry.find_pair(matcher.name, value) for value in matcher.literals]
+    return np.array([pair for pair in found if pair >= 0], np.uint32)
 
 
 def _keep(
@@ -70,22 +92,17 @@ def _keep(
     check: Callable[[], None],
 ) -> BoolArray | None:
     """Which series a matcher keeps; None if all."""
-    if matcher.literals is not None and b"" not in matcher.literals:
-        found = [registry.find_pair(matcher.name, value) for value in matcher.literals]
-        hits = [pair for pair in found if pair >= 0]
-        if not hits:
-            is_hit = np.zeros(len(offsets) - 1, np.bool_)
-        else:
-            mask = pair_ids == hits[0] if len(hits) == 1 else np.isin(pair_ids, hits)
-            is_hit = _any_of(mask, offsets)
+    hits = _hits(registry, matcher)
+    if hits is not None:
+        is_hit = _any_of(_is_in(pair_ids, hits), offsets)
         return ~is_hit if matcher.type.is_negative else is_hit
     named = _pairs_named(registry, matcher.name, pair_ids)
     judged = _judge(matcher, named, check)
-    if matcher.matches_empty and all(accepted for _, accepted in judged):
-        return None
     # Series whose value is judged otherwise than an absent one are the exception either way.
     other = [pair for pair, accepted in judged if accepted != matcher.matches_empty]
-    is_other = _any_of(np.isin(pair_ids, np.array(other, np.uint32)), offsets)
+    if matcher.matches_empty and not other:
+        return None
+    is_other = _any_of(_is_in(pair_ids, np.array(other, np.uint32)), offsets)
     return ~is_other if matcher.matches_empty else is_other
 
 
@@ -114,6 +131,12 @@ def _judge(
             check()
         judged.append((pair, matches(value)))
     return judged
+
+
+def _is_in(pair_ids: U32Array, wanted: U32Array) -> BoolArray:
+    """Which pairs are among the wanted; mostly that is one."""
+    mask: BoolArray = pair_ids == wanted[0] if len(wanted) == 1 else np.isin(pair_ids, wanted)
+    return mask
 
 
 def _any_of(mask: BoolArray, offsets: I64Array) -> BoolArray:
