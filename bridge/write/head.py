@@ -39,8 +39,8 @@ class HeadSettings:
 
     max_bytes: Size = option(
         Size(128 << 20),
-        "Past this many bytes of samples a file is cut early. Memory peaks at about three times "
-        "this: rows that arrive, rows that are being cut, and their sorted copy.",
+        "Past this many bytes of samples a file is cut early; past twice as many writes are "
+        "answered 503. Rows that are being cut and their sorted copy come on top.",
     )
 
 

@@ -60,7 +60,7 @@ class WriteSettings:
     max_active_series: int = option(
         2_000_000,
         "New series are refused with 400 beyond this many; known ones go on. A series takes about "
-        "200 bytes of memory.",
+        "120 bytes of memory.",
     )
     max_body_bytes: Size = option(
         Size(32 << 20), "Compressed size of a write request; larger is 413."
