@@ -50,4 +50,4 @@ lock: install ## refresh requirements.lock from pyproject.toml
 
 clean: ## remove what was built
 	rm -rf $(VENV) .servers build *.egg-info
-	find bridge -name '_*.c' -delete -o -name '*.so' -delete
+	find bridge -name '_*.c' -delete -o -name '_*.cpp' -delete -o -name '*.so' -delete

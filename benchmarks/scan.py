@@ -37,7 +37,7 @@ from benchmarks.waveforms import KINDS, draw
 from bridge.lake.lake import Lake
 from bridge.lake.parquet import SeriesBatch, write_samples, write_series
 from bridge.lake.schema import SAMPLES, SERIES
-from bridge.lake.store import open_store
+from bridge.lake.store import Store, open_store
 from bridge.read.endpoint import ReadEndpoint
 from bridge.read.settings import ReadSettings
 from bridge.telemetry import configure_logging
@@ -111,13 +111,14 @@ def make_labels(metric: str, index: int) -> list[tuple[bytes, bytes]]:
 
 
 class MadeLake:
-    """A lake in a folder that grows file by file."""
+    """A lake that grows file by file; in `folder`, if no store is given."""
 
-    def __init__(self, folder: Path) -> None:
-        self.uri = str(folder / "lake")
+    def __init__(self, folder: Path, store: Store | None = None) -> None:
         self._scratch = folder / "scratch"
         self._scratch.mkdir(parents=True)
-        self._lake = Lake.open(open_store(self.uri), single_writer=False, refresh_interval_s=5)
+        store = store or open_store(str(folder / "lake"))
+        self.uri = store.uri
+        self._lake = Lake.open(store, single_writer=False, refresh_interval_s=5)
         self._count = 0
 
     def add_series(self, fleet: Fleet) -> None:

@@ -1,21 +1,19 @@
 """The composition root: what exists, how it is connected, in which order it starts and stops.
 
-    start   WAL lock ─ lake (probe, tables) ─ HTTP (not ready) ─ replay ─ ready
+    start   WAL lock ─ lake (if it answers) ─ HTTP (not ready) ─ replay ─ ready
     stop    HTTP drains ─ ingest drains ─ last flush ─ WAL unlocked
 
-Three threads beside the event loop: ingest (decode, WAL), cutter (sort, Parquet), committer
-(upload, commit); reads have their own pool. A thread that ends by an error nobody expected ends the
-process: everything acknowledged is in the WAL, and a fresh start is the state that is tested most.
+Which halves there are says `mode`: `write` has no read endpoint, `read` no WAL and commits nothing.
+A thread that ends by an error nobody expected ends the process: everything acknowledged is in the
+WAL, and a fresh start is the state that is tested most.
 """
 
 import asyncio
-import secrets
 import signal
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
 
 import structlog
 import uvloop
@@ -25,19 +23,18 @@ from prometheus_client.exposition import choose_encoder
 
 from bridge.compiled import missing_modules
 from bridge.config import Settings
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, PrombridgeError, StorageRefused, StorageUnavailable
+from bridge.lake.file_cache import open_cache
+from bridge.lake.files import Files
 from bridge.lake.lake import Lake
-from bridge.lake.store import open_store
+from bridge.lake.store import Store, open_store
 from bridge.metrics import ProcessMetrics
 from bridge.read.endpoint import ReadEndpoint
 from bridge.telemetry import configure_logging
-from bridge.wire.series import SeriesRegistry
-from bridge.write.cut import Cutter
-from bridge.write.head import Head
-from bridge.write.ingest import Ingest, WriteJob
-from bridge.write.receiver import Receiver, ReceiverMetrics, settle
-from bridge.write.sinks.lake import LakeSink, LakeSinkMetrics
+from bridge.write.ingest import WriteJob
+from bridge.write.receiver import settle
 from bridge.write.wal.log import WriteAheadLog
+from bridge.write.write_path import WritePath
 
 log = structlog.get_logger()
 
@@ -45,8 +42,6 @@ IDLE_TIMEOUT_S = 300.0
 """An idle connection is closed after this long, as Prometheus' own server does (5 m)."""
 DRAIN_TIMEOUT_S = 10.0
 """How long requests under way may take once SIGTERM has come."""
-FLUSH_TIMEOUT_S = 60.0
-"""How long the last flush may take; what it does not reach is replayed from the WAL."""
 ADMIN_FLUSH_TIMEOUT_S = 300.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -67,22 +62,15 @@ def serve(settings: Settings) -> int:
         bridge.close()
 
 
-@dataclass(slots=True)
-class _Worker:
-    """A thread that has to live as long as the process."""
-
-    name: str
-    thread: threading.Thread
-
-
 class Bridge:
     """Everything that one process runs."""
 
     def __init__(self, settings: Settings) -> None:
-        """Takes the WAL, opens the lake and replays nothing yet.
+        """Takes the WAL and asks the lake for what it needs to know; replays nothing yet.
 
         Raises:
-            PrombridgeError: the WAL is in use, the lake cannot be opened, a setting is wrong.
+            PrombridgeError: the WAL is in use, the lake is not ours or refuses us, a setting is
+                wrong.
         """
         self._settings = settings
         self._registry = CollectorRegistry()
@@ -91,59 +79,87 @@ class Bridge:
             "Connections closed as they came, for web.max_connections.",
             registry=self._registry,
         )
-        self._ready = False
+        self._is_stopping = False
         self._failed = threading.Event()
-        self._workers: list[_Worker] = []
+        self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
-        self._wal = WriteAheadLog(settings.wal)
+        self._writer: WritePath | None = None
+        self._reader: ReadEndpoint | None = None
+        with ExitStack() as stack:
+            wal = None
+            if settings.mode != "read":
+                wal = WriteAheadLog(settings.wal)
+                stack.callback(wal.close)
+            self._lake, self._store = self._open_lake(wal)
+            stack.callback(self._lake.close)
+            cache = None
+            if wal is not None:
+                self._writer = self._make_writer(wal)
+            if settings.mode != "write":
+                cache = open_cache(self._store, settings.lake, settings.wal.min_free_bytes)
+                if cache is not None:
+                    stack.callback(cache.close)
+                self._reader = self._make_reader(Files(self._store, cache))
+                stack.callback(self._reader.close)
+            ProcessMetrics(self._registry, self._store, self._lake, cache)
+            self._open = stack.pop_all()
+
+    def _open_lake(self, wal: WriteAheadLog | None) -> tuple[Lake, Store]:
+        """The lake, connected if it answers.
+
+        A wrong setting ends the start; a store that does not answer now does not: what is received
+        is safe in the WAL.
+        """
+        settings = self._settings.lake
+        store = open_store(settings.uri, dict(settings.storage_options), is_read_only=wal is None)
+        lake = Lake(
+            store,
+            refresh_interval_s=settings.refresh_interval,
+            single_writer=settings.single_writer,
+            owner="" if wal is None else wal.receiver_id,
+            is_read_only=wal is None,
+            on_lost=self._stop_for_lost_lease,
+        )
         try:
-            self._lake = Lake.open(
-                open_store(settings.lake.uri),
-                single_writer=settings.lake.single_writer,
-                refresh_interval_s=settings.lake.refresh_interval,
-                clock=time.time,
-            )
+            lake.connect()
+        except StorageRefused as error:
+            lake.close()
+            # A person is here to put it right; later it is waited for.
+            raise ConfigError(f"lake.uri: {error}") from None
+        except StorageUnavailable as error:
+            log.warning("the lake does not answer, starting without it", cause=str(error))
         except BaseException:
-            self._wal.close()
+            lake.close()
             raise
-        seed = secrets.randbits(64)
-        replica_labels = settings.write.replica_label_bytes()
-        self._head = Head(self._wal.receiver_id, lambda: SeriesRegistry(replica_labels, seed=seed))
-        self._ingest = Ingest(
-            self._wal,
-            self._head,
-            settings.write.limits(),
-            settings.head.max_bytes,
-            settings.wal.max_bytes,
-            self._wake_sink,
-            self._answer_writes,
-        )
-        self._sink = LakeSink(
-            self._ingest,
-            self._head,
+        return lake, store
+
+    def _make_writer(self, wal: WriteAheadLog) -> WritePath:
+        settings = self._settings
+        return WritePath(
+            wal,
             self._lake,
-            Cutter(settings.wal.path / "cut", 2 * settings.lake.flush_interval),
-            self._wal.receiver_id,
-            settings.lake.flush_interval,
-            LakeSinkMetrics(self._registry),
-        )
-        self._receiver = Receiver(
             settings.write,
-            self._ingest,
-            settings.web.read_timeout,
-            ReceiverMetrics(self._registry),
-            lambda: time.time_ns() // 1_000_000,
+            settings.head,
+            settings.influxdb,
+            wal_settings=settings.wal,
+            flush_interval=settings.lake.flush_interval,
+            body_timeout_s=settings.web.read_timeout,
+            answer=self._answer_writes,
+            registry=self._registry,
         )
-        self._reader = ReadEndpoint(
+
+    def _make_reader(self, files: Files) -> ReadEndpoint:
+        settings = self._settings
+        return ReadEndpoint(
             settings.read,
             self._lake,
-            self._head,
+            None if self._writer is None else self._writer.head,
+            files=files,
             replica_labels=settings.write.replica_labels,
             body_timeout_s=settings.web.read_timeout,
             registry=self._registry,
         )
-        ProcessMetrics(self._registry, self._wal, self._head, self._ingest, self._sink)
 
     async def run(self) -> int:
         """Serves until a signal comes or a thread dies."""
@@ -173,30 +189,36 @@ class Bridge:
         )
         server = await self._loop.create_server(factory, sock=listener, backlog=1024)
         log.info("listening", address=address, lake=self._settings.lake.uri)
-        self._start_worker("cutter", self._sink.run_cutter)
-        self._start_worker("committer", self._sink.run_committer)
-        self._start_worker("ingest", self._replay_and_ingest)
+        if self._writer is not None:
+            for name, work in self._writer.workers():
+                self._start_worker(name, work)
         self._print_hint(address)
         await self._stopping.wait()
         log.info("stopping")
-        self._ready = False
+        self._is_stopping = True
         server.close()
         await runner.cleanup()
-        await asyncio.to_thread(self._drain)
-        log.info("stopped", committed_position=self._sink.committed_position)
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.drain, self._threads)
+        log.info("stopped")
         return 1 if self._failed.is_set() else 0
 
     def close(self) -> None:
         """Gives everything back."""
-        self._reader.close()
-        self._lake.close()
-        self._wal.close()
+        self._open.close()
 
     def _application(self) -> web.Application:
         app = web.Application(client_max_size=0)
-        app.router.add_post("/api/v1/write", self._when_ready(self._receiver.handle))
-        app.router.add_post("/api/v1/read", self._when_ready(self._reader.handle))
-        app.router.add_post("/api/v1/admin/flush", self._when_ready(self._admin_flush))
+        write: Handler = self._not_in_this_mode
+        read: Handler = self._not_in_this_mode
+        flush: Handler = self._not_in_this_mode
+        if self._writer is not None:
+            write, flush = self._writer.receiver.handle, self._admin_flush
+        if self._reader is not None:
+            read = self._reader.handle
+        app.router.add_post("/api/v1/write", self._when_ready(write))
+        app.router.add_post("/api/v1/read", self._when_ready(read))
+        app.router.add_post("/api/v1/admin/flush", self._when_ready(flush))
         app.router.add_get("/-/healthy", self._healthy)
         app.router.add_get("/-/ready", self._readiness)
         app.router.add_get("/metrics", self._metrics)
@@ -204,7 +226,7 @@ class Bridge:
 
     def _when_ready(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            if not self._ready:
+            if not self._is_ready:
                 return web.Response(
                     status=503,
                     text="not ready: the WAL is being replayed, or the process is stopping\n",
@@ -214,11 +236,21 @@ class Bridge:
 
         return guarded
 
+    @property
+    def _is_ready(self) -> bool:
+        return not self._is_stopping and (self._writer is None or self._writer.is_ready)
+
+    async def _not_in_this_mode(self, request: web.Request) -> web.Response:
+        mode = self._settings.mode
+        return web.Response(
+            status=404, text=f"{request.path} is not served: this process runs in mode {mode!r}\n"
+        )
+
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="prombridge is healthy.\n")
 
     async def _readiness(self, _: web.Request) -> web.Response:
-        if self._ready:
+        if self._is_ready:
             return web.Response(text="prombridge is ready.\n")
         return web.Response(status=503, text="prombridge is not ready: replaying the WAL.\n")
 
@@ -232,7 +264,8 @@ class Bridge:
         try:
             position = await asyncio.wait_for(committed, ADMIN_FLUSH_TIMEOUT_S)
         except TimeoutError:
-            cause = self._sink.last_error or "the lake is slow"
+            assert self._writer is not None
+            cause = self._writer.lake_sink.last_error or "the lake is slow"
             return web.Response(status=503, text=f"not flushed yet: {cause}\n")
         return web.json_response({"position": position})
 
@@ -248,90 +281,41 @@ class Bridge:
         def done(position: int) -> None:
             loop.call_soon_threadsafe(settle, position)
 
-        self._sink.flush(done)
+        assert self._writer is not None
+        self._writer.flush(done)
         return committed
 
     def _answer_writes(self, jobs: list[WriteJob]) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(settle, jobs)
 
-    def _wake_sink(self) -> None:
-        self._sink.wake()
-
     def _start_worker(self, name: str, target: Callable[[], None]) -> None:
         def supervised() -> None:
             try:
                 target()
+            except PrombridgeError as error:  # only what says that the process has to end
+                log.error("cannot go on, ending the process", thread=name, cause=str(error))  # noqa: TRY400 - the message says it all
+                self._failed.set()
+                self._stop_from_thread()
             except BaseException:  # a panic of a Rust library is no Exception
                 log.exception("a thread died, ending the process", thread=name)
                 self._failed.set()
                 self._stop_from_thread()
 
         thread = threading.Thread(target=supervised, name=name, daemon=True)
-        self._workers.append(_Worker(name, thread))
+        self._threads.append(thread)
         thread.start()
 
     def _stop_from_thread(self) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stopping.set)
 
-    def _replay_and_ingest(self) -> None:
-        """The ingest thread: first what the WAL holds above the lake, then what comes."""
-        started_s = time.monotonic()
-        position = self._lake.position("samples", self._wal.receiver_id) or 0
-        self._sink.start_at(self._wal.receiver_id, position)
-        report = self._ingest.replay(position, self._sink.cut_now)
-        if position > self._wal.last_number:
-            old = self._wal.receiver_id
-            receiver_id = self._wal.renew_receiver_id()
-            log.warning(
-                "the lake is ahead of the WAL, an older volume came back: replaying all of it "
-                "under a new receiver id",
-                old=old,
-                new=receiver_id,
-                lake_position=position,
-                wal_position=self._wal.last_number,
-            )
-            self._head.rename(receiver_id)
-            # Segments that are gone were in the lake under the old id.
-            position = self._wal.first_number - 1
-            self._sink.start_at(receiver_id, 0)
-            report = self._ingest.replay(position, self._sink.cut_now)
-        for warning in report.warnings:
-            log.error("wal damaged", damage=warning)
-        if report.lost_records:
-            log.error(
-                "records are in neither the WAL nor the lake: the disk lost them, or this is "
-                "another lake than the one that they went to",
-                lost_records=report.lost_records,
-                lake=self._settings.lake.uri,
-                lake_position=position,
-            )
-        log.info(
-            "wal replayed",
-            records=report.records,
-            lost_records=report.lost_records,
-            torn_bytes=report.torn_bytes,
-            rows=self._head.row_count,
-            seconds=round(time.monotonic() - started_s, 3),
-        )
-        self._ready = True
-        self._ingest.run()
-
-    def _drain(self) -> None:
-        """Finishes what was accepted and flushes it, within FLUSH_TIMEOUT_S."""
-        if any(worker.name == "ingest" and worker.thread.is_alive() for worker in self._workers):
-            flushed = threading.Event()
-            self._sink.flush(lambda _: flushed.set())
-            if not flushed.wait(FLUSH_TIMEOUT_S):
-                log.warning(
-                    "the last flush did not finish; the WAL keeps what it lacks",
-                    cause=self._sink.last_error or "the lake is slow",
-                )
-        self._sink.stop()
-        self._ingest.stop()
-        for worker in self._workers:
-            worker.thread.join(DRAIN_TIMEOUT_S)
+    def _stop_for_lost_lease(self, reason: str) -> None:
+        """Another process took the lease of the single writer: nothing more may be committed."""
+        log.error("not the single writer any more, ending the process", reason=reason)
+        self._failed.set()
+        if self._loop is not None:
+            self._stop_from_thread()
 
     def _print_hint(self, address: str) -> None:
         """The lines to paste, for a person who has just started it by hand."""

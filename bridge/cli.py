@@ -27,18 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 fine, 1 it failed, 2 the command line is wrong.
     """
     parser = _parser()
-    parsed = parser.parse_args(arguments)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # By their names alone: a value may be a secret that was meant for another option (LAKE-11).
+        names = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+        parser.error(f"unknown arguments: {', '.join(names) or len(unknown)}")
     try:
         if parsed.command == "check-config":
             config.load(parsed.file, {})
             print(f"{parsed.file} is valid")  # noqa: T201 - the answer of the command
             return 0
+        given = vars(parsed)
         flags = {
-            place: text
-            for place, text in vars(parsed).items()
-            if "." in place and text is not None and place != "config.file"
+            item.place: given[item.place]
+            for item in config.options()
+            if given[item.place] is not None
         }
-        return serve(config.load(vars(parsed)["config.file"], flags))
+        return serve(config.load(given["config.file"], flags))
     except PrombridgeError as error:
         print(f"prombridge: {error}", file=sys.stderr)  # noqa: T201 - before logs are set up
         return 1
@@ -75,10 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     }
     for item in config.options():
         shown = item.default_text or "none"
-        groups[item.section].add_argument(
+        group = groups[item.section] if item.section else serve_parser
+        group.add_argument(
             item.flag,
             dest=item.place,
-            metavar=item.key.upper(),
+            action="append" if item.is_repeatable else "store",
+            metavar="KEY=VALUE" if item.is_repeatable else item.key.upper(),
             help=f"{item.text} Default: {shown}.".replace("%", "%%"),
         )
     check_parser = commands.add_parser(

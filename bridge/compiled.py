@@ -5,6 +5,7 @@ import importlib.util
 MODULES = (
     "bridge.wire._crc32c",
     "bridge.wire._frames",
+    "bridge.wire._lines",
     "bridge.wire._series",
     "bridge.wire._xor",
     "bridge.lake._rows",

@@ -21,6 +21,7 @@ from bridge.errors import ConfigError
 from bridge.lake.settings import LakeSettings
 from bridge.model.options import (
     Duration,
+    KeyValues,
     Size,
     format_duration,
     format_size,
@@ -32,6 +33,7 @@ from bridge.read.settings import ReadSettings
 from bridge.telemetry import LogFormat, LogLevel
 from bridge.write.head import HeadSettings
 from bridge.write.ingest import WriteSettings
+from bridge.write.sinks.influxdb.settings import InfluxdbSettings
 from bridge.write.wal.log import WalSettings
 
 
@@ -56,10 +58,18 @@ class LogSettings:
     format: LogFormat = option("logfmt", "Format of the lines.")
 
 
+Mode = Literal["all", "write", "read"]
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set, by section."""
+    """Everything that can be set, by section; `mode` stands above the sections."""
 
+    mode: Mode = option(
+        "all",
+        "What this process does: write takes remote write, read answers remote read, all does "
+        "both.",
+    )
     web: WebSettings = field(default_factory=WebSettings)
     log: LogSettings = field(default_factory=LogSettings)
     lake: LakeSettings = field(default_factory=LakeSettings)
@@ -67,6 +77,7 @@ class Settings:
     head: HeadSettings = field(default_factory=HeadSettings)
     write: WriteSettings = field(default_factory=WriteSettings)
     read: ReadSettings = field(default_factory=ReadSettings)
+    influxdb: InfluxdbSettings = field(default_factory=InfluxdbSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +85,9 @@ class Option:
     """One option of one section.
 
     Attributes:
-        section: `lake`.
+        section: `lake`; empty above the sections.
         key: `flush_interval`.
+        flag_key: `flush-interval`.
         kind: its type.
         default: its default.
         text: what it does.
@@ -83,6 +95,7 @@ class Option:
 
     section: str
     key: str
+    flag_key: str
     kind: Any
     default: Any
     text: str
@@ -90,12 +103,17 @@ class Option:
     @property
     def place(self) -> str:
         """Its place in the file: `lake.flush_interval`."""
-        return f"{self.section}.{self.key}"
+        return f"{self.section}.{self.key}".removeprefix(".")
 
     @property
     def flag(self) -> str:
         """Its flag: `--lake.flush-interval`."""
-        return f"--{self.section}.{self.key.replace('_', '-')}"
+        return "--" + f"{self.section}.{self.flag_key}".removeprefix(".")
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether its flag may be given several times."""
+        return self.kind is KeyValues
 
     @property
     def default_text(self) -> str:
@@ -117,19 +135,28 @@ class Option:
 def sections() -> list[tuple[str, type[Any]]]:
     """Name and dataclass of each section."""
     hints = typing.get_type_hints(Settings)
-    return [(section.name, hints[section.name]) for section in dataclasses.fields(Settings)]
+    return [
+        (item.name, hints[item.name])
+        for item in dataclasses.fields(Settings)
+        if dataclasses.is_dataclass(hints[item.name])
+    ]
 
 
 def options() -> list[Option]:
     """Every option, in the order of the sections."""
-    found = []
-    for section, kind in sections():
-        hints = typing.get_type_hints(kind)
-        found += [
-            Option(section, item.name, hints[item.name], item.default, item.metadata["help"])
-            for item in dataclasses.fields(kind)
-        ]
-    return found
+    return [
+        Option(
+            section,
+            item.name,
+            item.metadata["flag"] or item.name.replace("_", "-"),
+            typing.get_type_hints(kind)[item.name],
+            item.default,
+            item.metadata["help"],
+        )
+        for section, kind in [("", Settings), *sections()]
+        for item in dataclasses.fields(kind)
+        if "help" in item.metadata
+    ]
 
 
 def load(path: Path | None, flags: Mapping[str, str | Sequence[str]]) -> Settings:
@@ -143,14 +170,19 @@ def load(path: Path | None, flags: Mapping[str, str | Sequence[str]]) -> Setting
         ConfigError: names the place and what is allowed.
     """
     document = _read(path) if path else {}
-    values: dict[str, dict[str, Any]] = {section: {} for section, _ in sections()}
+    values: dict[str, dict[str, Any]] = {section: {} for section, _ in [("", None), *sections()]}
     known = {item.place: item for item in options()}
-    _check_names(path, document, set(values), "section")
+    top = {item.key for item in known.values() if not item.section}
+    _check_names(path, document, {*values, *top} - {""}, "section")
     for section, content in document.items():
+        if section in top:
+            values[""][section] = known[section].parse(content, f"{path}: {section}")
+            continue
         if content is None:
             continue
         if not isinstance(content, dict):
-            raise ConfigError(f"{path}: {section}: expected options, got {content!r}")
+            # Never the content itself: it may be a secret in the wrong place.
+            raise ConfigError(f"{path}: {section}: expected options, got {type(content).__name__}")
         allowed = {item.key for item in known.values() if item.section == section}
         _check_names(f"{path}: {section}", content, allowed, "option")
         for key, value in content.items():
@@ -159,7 +191,9 @@ def load(path: Path | None, flags: Mapping[str, str | Sequence[str]]) -> Setting
     for place, text in flags.items():
         item = known[place]
         values[item.section][item.key] = item.parse(text, item.flag)
-    return Settings(**{section: kind(**values[section]) for section, kind in sections()})
+    return Settings(
+        **values[""], **{section: kind(**values[section]) for section, kind in sections()}
+    )
 
 
 def render(kind: Any, value: Any) -> str:
@@ -168,6 +202,10 @@ def render(kind: Any, value: Any) -> str:
         return format_duration(value)
     if kind is Size:
         return format_size(value)
+    if value is None:
+        return ""
+    if kind is KeyValues:
+        return ",".join(key for key, _ in value)  # values may be secrets
     if isinstance(value, tuple):
         return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -178,8 +216,13 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        # Without the line itself, which the text of the error would show: it may hold a secret.
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path} is not YAML: {error.problem}{place}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        raise ConfigError(f"{path} is not YAML: {type(error).__name__}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -226,6 +269,21 @@ def _parse_texts(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _parse_pairs(value: Any) -> KeyValues:
+    """A mapping, or texts KEY=VALUE; no message shows a value, which may be a secret."""
+    if isinstance(value, dict):
+        if not all(isinstance(part, str) and part for pair in value.items() for part in pair):
+            raise ConfigError("keys and values have to be texts; put quotes around a number")
+        return KeyValues(tuple(value.items()))
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise ConfigError("expected keys with values")
+    pairs = [part.partition("=") for part in value]
+    for key, equals, text in pairs:
+        if not (key and equals and text):
+            raise ConfigError("expected KEY=VALUE")
+    return KeyValues(tuple((key, text) for key, _, text in pairs))
+
+
 def _positive(value: Any) -> Any:
     if value <= 0:
         raise ConfigError("it has to be more than nothing")
@@ -239,7 +297,10 @@ _PARSERS: dict[Any, Callable[[Any], Any]] = {
     bool: _parse_truth,
     str: _parse_text,
     Path: lambda value: Path(_parse_text(value)),
+    Path | None: lambda value: Path(_parse_text(value)),
+    Duration | None: lambda value: _positive(parse_duration(str(value))),
     tuple[str, ...]: _parse_texts,
+    KeyValues: _parse_pairs,
 }
 
 

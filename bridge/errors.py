@@ -52,6 +52,18 @@ class StorageUnavailable(Overloaded):
     """The disk or the object store does not take or give data now."""
 
 
+class StorageRefused(StorageUnavailable):
+    """The object store answers, and says no: wrong key, no right, no such bucket.
+
+    At the start that is an error of the configuration; later (a key was rotated, a right taken) it
+    is tried again like any other failure, until a person has put it right.
+    """
+
+
+class BeyondEnd(StorageUnavailable):
+    """What was asked for begins where the object has ended."""
+
+
 class RowsFull(PrombridgeError):
     """Rows of one body do not fit into the arrays that were given for them.
 
@@ -66,6 +78,18 @@ class RowsFull(PrombridgeError):
 
 class CorruptionError(PrombridgeError):
     """Bytes on disk are not what was written there."""
+
+
+class DamagedFile(CorruptionError):
+    """A file of the lake, or what came of it, is not what was written.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class ConfigError(PrombridgeError):

@@ -1,4 +1,4 @@
-"""Metrics that are read off the parts when `/metrics` is asked for."""
+"""Metrics of the process, of its requests to the store and of its cache, read when asked for."""
 
 from collections.abc import Iterator
 
@@ -8,27 +8,20 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bridge.compiled import missing_modules
-from bridge.write.head import Head
-from bridge.write.ingest import Ingest
-from bridge.write.sinks.lake import LakeSink
-from bridge.write.wal.log import WriteAheadLog
+from bridge.lake.file_cache import FileCache
+from bridge.lake.lake import Lake
+from bridge.lake.store import Store
 
 
 class ProcessMetrics(Collector):
-    """State of the WAL, the head and the lake sink, and of the process itself."""
+    """What every mode of the process has."""
 
     def __init__(
-        self,
-        registry: CollectorRegistry,
-        wal: WriteAheadLog,
-        head: Head,
-        ingest: Ingest,
-        sink: LakeSink,
+        self, registry: CollectorRegistry, store: Store, lake: Lake, cache: FileCache | None
     ) -> None:
-        self._wal = wal
-        self._head = head
-        self._ingest = ingest
-        self._sink = sink
+        self._store = store
+        self._lake = lake
+        self._cache = cache
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -36,47 +29,65 @@ class ProcessMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family per value."""
-        series = self._head.registry
-        gauges = {
-            "prombridge_head_series": ("Series that the receiver knows.", len(series)),
-            "prombridge_head_series_bytes": (
-                "Memory of the series' labels and tables.",
-                series.memory_bytes,
-            ),
-            "prombridge_head_samples": (
-                "Samples in memory, not yet in a file.",
-                self._head.row_count,
-            ),
-            "prombridge_head_waiting_files_bytes": (
-                "Bytes of cut files that the lake does not have yet.",
-                self._head.waiting_bytes,
-            ),
-            "prombridge_head_waiting_cuts": (
-                "Spans that are cut and that the lake does not have yet.",
-                self._head.waiting_count,
-            ),
-            "prombridge_wal_size_bytes": ("Size of the WAL.", self._wal.size_bytes),
-            "prombridge_wal_segments": ("Segments of the WAL.", self._wal.segment_count),
-            "prombridge_wal_last_record": (
-                "Number of the last record of the WAL.",
-                self._wal.last_number,
-            ),
-            "prombridge_lake_committed_record": (
-                "Number of the last record that the lake covers.",
-                self._sink.committed_position,
-            ),
-            "prombridge_compiled_core": (
-                "1 with the compiled core, 0 on the slow Python twins.",
-                int(not missing_modules()),
-            ),
-        }
-        for name, (text, value) in gauges.items():
-            yield GaugeMetricFamily(name, text, value=value)
-        yield CounterMetricFamily(
-            "prombridge_wal_fsyncs", "Calls of fsync on the WAL.", value=self._ingest.fsync_count
+        yield GaugeMetricFamily(
+            "prombridge_compiled_core",
+            "1 with the compiled core, 0 on the slow Python twins.",
+            value=int(not missing_modules()),
         )
-        yield CounterMetricFamily(
-            "prombridge_wal_fsync_seconds",
-            "Time spent in fsync on the WAL.",
-            value=self._ingest.fsync_seconds,
+        yield GaugeMetricFamily(
+            "prombridge_lake_connected",
+            "1 once the lake has been reached since the start.",
+            value=int(self._lake.is_connected),
         )
+        requests = CounterMetricFamily(
+            "prombridge_store_requests",
+            "Requests to the store by kind, without those of the Delta log.",
+            labels=["kind"],
+        )
+        for kind, count in sorted(self._store.request_counts.items()):
+            requests.add_metric([kind], count)
+        yield requests
+        operations = CounterMetricFamily(
+            "prombridge_lake_log_operations",
+            "Operations on the Delta log by kind; each is several requests to the store.",
+            labels=["operation"],
+        )
+        for kind, count in sorted(self._lake.log_operation_counts().items()):
+            operations.add_metric([kind], count)
+        yield operations
+        if self._cache is not None:
+            yield from _cache_metrics(self._cache)
+
+
+def _cache_metrics(cache: FileCache) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "prombridge_cache_size_bytes", "Bytes that the file cache holds.", value=cache.size_bytes
+    )
+    counters = {
+        "prombridge_cache_hit_bytes": (
+            "Bytes that reads found in the file cache.",
+            cache.hit_bytes,
+        ),
+        "prombridge_cache_fetched_bytes": (
+            "Bytes that were fetched from the store into the file cache.",
+            cache.miss_bytes,
+        ),
+        "prombridge_cache_evicted_files": (
+            "Files that were removed from the file cache for room.",
+            cache.evicted_count,
+        ),
+        "prombridge_cache_damaged_blocks": (
+            "Blocks of an earlier run that were not what was written, fetched again.",
+            cache.damaged_count,
+        ),
+        "prombridge_cache_unforeseen_reads": (
+            "Reads of what had not been fetched beforehand: a round trip each.",
+            cache.unforeseen_count,
+        ),
+        "prombridge_cache_disk_failures": (
+            "Writes that the disk of the file cache did not take, or has no room for.",
+            cache.disk_failure_count,
+        ),
+    }
+    for name, (text, value) in counters.items():
+        yield CounterMetricFamily(name, text, value=value)

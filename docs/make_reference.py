@@ -12,8 +12,10 @@ MARK = "<!-- made by `make docs` -->"
 def table() -> str:
     """One section a heading, one option a row."""
     lines = []
-    for section, kind in config.sections():
-        lines += [f"## {section}", "", (kind.__doc__ or "").strip(), "", "| key | default | |"]
+    for section, kind in [("", config.Settings), *config.sections()]:
+        title = section or "above the sections"
+        text = "" if not section else (kind.__doc__ or "").strip() + "\n\n"
+        lines += [f"## {title}", "", f"{text}| key | default | |"]
         lines.append("|---|---|---|")
         lines += [
             f"| `{item.place}` | `{item.default_text or 'none'}` | {item.text} |"

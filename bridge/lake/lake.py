@@ -5,29 +5,39 @@
 
 Commits and snapshots hold table objects of their own, so that a read never waits for a commit that
 tries again and again. A snapshot is refreshed when it is older than the refresh interval, or when
-this process committed since (LAKE-10): head and lake hand over without a gap.
+this process committed since (LAKE-10): head and lake hand over without a gap. While the store does
+not answer there is no snapshot: a query is told so at once, not answered from what was true before.
+
+Nothing asks the store before `connect`, so that a process starts, and keeps what it receives in its
+WAL, while the store is away. Who commits connects; a process that only reads does so with the first
+query that finds the store.
 
 Killed between upload and commit, a file is left that nothing refers to; the flush is repeated from
 the WAL under new names, and vacuum removes the orphan.
 """
 
-import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 
+import pyarrow as pa
+import structlog
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from bridge.errors import StorageUnavailable
+from bridge.errors import ConfigError, FormatTooNew, StorageRefused, StorageUnavailable
 from bridge.lake.data_file import DataFile
 from bridge.lake.schema import METADATA, SAMPLES, SERIES, TABLES, TableSchema
 from bridge.lake.snapshot import Snapshot, TableFiles
 from bridge.lake.store import Store
+from bridge.lake.store_errors import explain
 from bridge.lake.table import CHECKPOINT_VERSIONS, LakeTable, open_table
 from bridge.lake.torn_log import set_torn_log_aside
+
+log = structlog.get_logger()
 
 UPLOADS = 4
 """Files of one flush in flight at once: a flush after days of outage has one per day."""
@@ -41,22 +51,54 @@ class Lake:
     """All tables below one URI."""
 
     def __init__(
-        self, store: Store, *, refresh_interval_s: float, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        *,
+        refresh_interval_s: float,
+        single_writer: bool = False,
+        owner: str = "",
+        is_read_only: bool = False,
+        on_lost: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Use `Lake.open`."""
+        """Asks the store for nothing yet.
+
+        Args:
+            store: closed with the lake.
+            refresh_interval_s: how old a snapshot may be.
+            single_writer: this process makes every commit; put-if-absent is not asked for.
+            owner: who commits, the receiver id.
+            is_read_only: nothing is locked, made or committed; tables may be missing.
+            on_lost: called on another thread, with the reason, when another process has become the
+                single writer: this one has to end.
+            clock: Unix seconds.
+        """
         self._store = store
         self._refresh_interval_s = refresh_interval_s
+        self._single_writer = single_writer
+        self._owner = owner
+        self._is_read_only = is_read_only
+        self._on_lost = on_lost
         self._clock = clock
         self._pool = ThreadPoolExecutor(UPLOADS, "lake-upload")
+        self._connect_lock = threading.Lock()
+        self._is_locked = False
+        self._is_connected = False
+        self._connect_error: Exception | None = None
         self._commit_lock = threading.Lock()
-        self._tables = {name: LakeTable(store, schema) for name, schema in TABLES.items()}
+        self._tables: dict[str, LakeTable] = {}
         self._uploaded_s: dict[str, float] = {}
         self._receiver_ids: set[str] = set()
         self._commit_count = 0
-        self._views = {name: _View(store, schema) for name, schema in TABLES.items()}
+        self._views = {
+            name: _View(store, schema, may_be_missing=is_read_only)
+            for name, schema in TABLES.items()
+        }
         self._refresh_lock = threading.Lock()
         self._refresh_count = 0
+        self._is_said_empty = False
         self._current: tuple[Snapshot, float, int] | None = None
+        self._failed: tuple[StorageUnavailable, float, int] | None = None
 
     @classmethod
     def open(
@@ -67,36 +109,75 @@ class Lake:
         refresh_interval_s: float,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """Opens the lake, making the tables that are missing.
+        """A lake that is connected; see `connect`."""
+        lake = cls(
+            store,
+            refresh_interval_s=refresh_interval_s,
+            single_writer=single_writer,
+            clock=clock,
+        )
+        try:
+            lake.connect()
+        except BaseException:
+            lake.close()
+            raise
+        return lake
 
-        Args:
-            store: closed with the lake.
-            single_writer: this process makes every commit; put-if-absent is not asked for.
-            refresh_interval_s: how old a snapshot may be.
-            clock: Unix seconds.
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` has succeeded."""
+        return self._is_connected
+
+    def connect(self) -> None:
+        """Opens the lake, making the tables that are missing; may be repeated.
 
         Raises:
             AlreadyRunning: another process holds the lock of a single writer.
             ConditionalPutUnsupported: commits would overwrite each other here (LAKE-6).
             FormatTooNew: written by a newer prombridge.
             ConfigError: a table is not one of ours.
-            StorageUnavailable: the store failed.
+            StorageUnavailable: the store does not answer now, or refuses us (StorageRefused).
         """
-        store.lock(exclusive=single_writer)
-        try:
-            if not single_writer:
-                store.probe_put_if_absent()
-            for name in TABLES:
-                set_torn_log_aside(store, name)
-            return cls(store, refresh_interval_s=refresh_interval_s, clock=clock)
-        except BaseException:
-            store.close()
-            raise
+        with self._connect_lock:
+            if self._is_connected:
+                return
+            try:
+                self._connect()
+            except Exception as error:
+                self._connect_error = error
+                raise
+            self._is_connected = True
+
+    def _connect(self) -> None:
+        self._store.check()
+        if self._is_read_only:
+            self._look()
+            return
+        if not self._is_locked:
+            self._store.lock(
+                exclusive=self._single_writer, owner=self._owner, on_lost=self._on_lost
+            )
+            self._is_locked = True
+        if not self._single_writer:
+            self._store.probe_put_if_absent()
+        for name in TABLES:
+            set_torn_log_aside(self._store, name)
+        self._tables = {name: LakeTable(self._store, schema) for name, schema in TABLES.items()}
+
+    def _check_connected(self) -> None:
+        if not self._is_connected:
+            cause = self._connect_error or "not asked yet"
+            raise StorageUnavailable(f"the lake has not been reached since the start: {cause}")
 
     def close(self) -> None:
         """Gives the lock back."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._store.close()
+        if self._commit_lock.acquire(blocking=False):
+            self._store.close()
+        else:
+            # A successor could take the lease before this commit has arrived: it waits until the
+            # lease is dead instead (LAKE-6).
+            log.warning("a commit is still under way, the lock of the lake is not given back")
 
     def upload(self, table: str, files: Sequence[DataFile]) -> None:
         """Puts files into the store, several at a time; nothing refers to them yet.
@@ -104,6 +185,7 @@ class Lake:
         Raises:
             StorageUnavailable: some are there, some are not; try again.
         """
+        self._check_connected()
         schema = TABLES[table]
 
         def put(file: DataFile) -> None:
@@ -132,6 +214,7 @@ class Lake:
             False if the table needed nothing.
 
         Raises:
+            AlreadyRunning: another process has become the single writer.
             StorageUnavailable: nothing is in the table, or not for sure on the disk; try again.
         """
         if not files and table != SAMPLES:
@@ -164,46 +247,89 @@ class Lake:
         Raises:
             StorageUnavailable: the store failed.
         """
+        self._check_connected()
         with self._commit_lock:
             self._receiver_ids.add(receiver_id)
             self._commit_count += 1
             return self._tables[table].position(receiver_id)
 
+    def log_operation_counts(self) -> Counter[str]:
+        """Operations on the logs of all tables since the start, by kind."""
+        counts: Counter[str] = Counter()
+        for table in self._tables.values():
+            counts.update(table.operation_counts)
+        for view in self._views.values():
+            counts.update(view.operation_counts)
+        return counts
+
     def snapshot(self, *, force: bool = False) -> Snapshot:
-        """What the lake holds.
+        """What the lake holds; a lake that is only read is connected first.
 
         Args:
             force: look now, because a file of the last snapshot is gone.
 
         Raises:
-            StorageUnavailable: the store failed.
+            StorageUnavailable: the store failed, now or within the last refresh interval.
         """
+        if not self._is_read_only:
+            self._check_connected()
         if not force and (fresh := self._fresh()) is not None:
             return fresh
         begun_count = self._refresh_count
         with self._refresh_lock:
             # Whoever held the lock before may have looked since this call began.
-            fresh = self._fresh()
-            if fresh is not None and (not force or self._refresh_count > begun_count + 1):
-                return fresh
+            if not force or self._refresh_count > begun_count + 1:
+                fresh = self._fresh()
+                if fresh is not None:
+                    return fresh
             self._refresh_count += 1
             commit_count = self._commit_count
             taken_s = self._clock()
-            samples, positions = self._views[SAMPLES].refresh(tuple(self._receiver_ids))
-            metadata, _ = self._views[METADATA].refresh()
-            series, _ = self._views[SERIES].refresh()
-            snapshot = Snapshot(
-                samples,
-                series,
-                metadata,
-                positions,
-                {name: view.version for name, view in self._views.items()},
-            )
-            self._current = (snapshot, taken_s, commit_count)
+            try:
+                self.connect()
+                snapshot = self._look()
+            except StorageUnavailable as error:
+                self._note_failure(error, commit_count)
+                raise
+            except (ConfigError, FormatTooNew) as error:
+                # At the start it ends the process; a reader that met it later goes on asking.
+                refused = StorageRefused(str(error))
+                self._note_failure(refused, commit_count)
+                raise refused from error
+            self._current, self._failed = (snapshot, taken_s, commit_count), None
             return snapshot
 
+    def _note_failure(self, error: StorageUnavailable, commit_count: int) -> None:
+        if self._failed is None or str(self._failed[0]) != str(error):
+            log.warning("the lake cannot be looked at, reads are refused", cause=str(error))
+        # From its end on: a store that does not answer takes longer than the interval.
+        self._failed = error, self._clock(), commit_count
+
+    def _look(self) -> Snapshot:
+        samples, positions = self._views[SAMPLES].refresh(tuple(self._receiver_ids))
+        metadata, _ = self._views[METADATA].refresh()
+        series, _ = self._views[SERIES].refresh()
+        self._store.check_answers()
+        versions = {name: view.version for name, view in self._views.items()}
+        if versions[SAMPLES] < 0 and not self._is_said_empty:
+            self._is_said_empty = True
+            log.warning("there is nothing in the lake yet, reads are empty", uri=self._store.uri)
+        for name, version in versions.items():
+            if version < 0 <= versions[SAMPLES]:  # it was made before `samples`
+                raise StorageUnavailable(f"the table {self._store.uri_of(name)} is gone")
+        return Snapshot(samples, series, metadata, positions, versions)
+
     def _fresh(self) -> Snapshot | None:
-        """The last snapshot, if it is young enough and nothing was committed since."""
+        """The last snapshot, if it is young enough and nothing was committed since.
+
+        Raises:
+            StorageUnavailable: a look failed a moment ago; the next one may be a new one.
+        """
+        failed = self._failed
+        if failed is not None and failed[2] == self._commit_count:
+            error, failed_s, _ = failed
+            if 0 <= self._clock() - failed_s < self._refresh_interval_s:
+                raise StorageUnavailable(str(error))
         current = self._current
         if current is None:
             return None
@@ -217,8 +343,10 @@ class Lake:
 class _View:
     """One table as snapshots see it; used under the refresh lock."""
 
-    def __init__(self, store: Store, schema: TableSchema) -> None:
+    def __init__(self, store: Store, schema: TableSchema, *, may_be_missing: bool) -> None:
         self.version = -1
+        self.operation_counts: Counter[str] = Counter()
+        self._may_be_missing = may_be_missing
         self._store = store
         self._schema = schema
         self._delta: DeltaTable | None = None
@@ -236,20 +364,31 @@ class _View:
             self._delta is not None
             and self._delta.version() - self._opened_version < CHECKPOINT_VERSIONS
         ):
-            # Fails when the log was cleaned up behind a version held for days: opened anew below.
-            with contextlib.suppress(DeltaError, OSError):
+            self.operation_counts["refresh"] += 1
+            try:
                 self._delta.update_incremental()
                 return self._read(self._delta, receiver_ids)
+            except (DeltaError, OSError) as error:
+                # Opened anew where the log was cleaned up behind a version held for days, but not
+                # where the store does not answer: that would take as long once more.
+                if self._store.is_remote and not explain(error).is_missing:
+                    raise self._failure(error) from None
+        self.operation_counts["open"] += 1
         self._delta = open_table(self._store, self._schema)
+        if self._delta is None and self._may_be_missing and self.version < 0:
+            return self._files_of(pa.table({})), {}
         if self._delta is None:
             raise StorageUnavailable(f"the table {self._store.uri_of(self._schema.name)} is gone")
         self._opened_version = self._delta.version()
         try:
             return self._read(self._delta, receiver_ids)
         except (DeltaError, OSError) as error:
-            raise StorageUnavailable(
-                f"reading the table {self._store.uri_of(self._schema.name)} failed: {error}"
-            ) from error
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> StorageUnavailable:
+        return self._store.failure(
+            f"reading the table {self._store.uri_of(self._schema.name)}", error
+        )
 
     def _read(
         self, delta: DeltaTable, receiver_ids: Sequence[str]
@@ -257,14 +396,14 @@ class _View:
         version = delta.version()
         if self._files is None or version != self.version:
             self._positions.clear()
-            self._files = TableFiles.from_actions(
-                self._store.uri_of(f"{self._schema.name}/"),
-                delta.get_add_actions(flatten=True),
-                self._schema.partition,
-            )
+            self._files = self._files_of(delta.get_add_actions(flatten=True))
             self.version = version
         for receiver_id in receiver_ids:
             if receiver_id not in self._positions:
                 self._positions[receiver_id] = delta.transaction_version(receiver_id)
         known = {key: position for key, position in self._positions.items() if position is not None}
         return self._files, known
+
+    def _files_of(self, actions: Any) -> TableFiles:
+        prefix = self._store.uri_of(f"{self._schema.name}/")
+        return TableFiles.from_actions(prefix, actions, self._schema.partition)

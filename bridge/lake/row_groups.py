@@ -4,20 +4,26 @@ pyarrow decodes a column of a row group whole and skips nothing in it. What need
 `metric` where the bounds say that there is only one, `replica` where they say which one it is, and
 times and values where the ids show that nothing is wanted: for a query of few series the ids come
 first. A row group that two slices need is kept for the second one.
+
+Of remote files all columns that may be read are fetched beforehand, of few series too: a second
+round trip costs more than the bytes that it would save.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bridge.lake.block_file import Check
+from bridge.lake.file_cache import Part
+from bridge.lake.files import Files, damage_named
 from bridge.lake.footers import Footer
+from bridge.lake.snapshot import LakeFile
 from bridge.wire.columns import F64Array, I32Array, I64Array
 
 
@@ -64,20 +70,20 @@ class RowGroup:
         until_ms: no row is later.
     """
 
-    def __init__(self, file: pq.ParquetFile, footer: Footer, wanted: Wanted) -> None:
+    def __init__(self, path: str, file: pq.ParquetFile, footer: Footer, wanted: Wanted) -> None:
         numbers = list(wanted.numbers)
+        self._path = path
         self._file = file
         self._numbers = numbers
-        replicas = {footer.replicas[number] for number in numbers}
-        self._replica = replicas.pop() if len(replicas) == 1 else None
+        self._replica = _only_replica(footer, numbers)
         self.after_ms = int(footer.timestamp_ms_minima[numbers].min()) - 1
         self.until_ms = int(footer.timestamp_ms_maxima[numbers].max())
-        self._others = ["timestamp_ms", "value", *(["replica"] if self._replica is None else [])]
         runs = _known_runs(footer, numbers)
-        columns = ["series_id"] if runs is not None else ["series_id", "metric"]
+        columns = _first_columns(has_runs=runs is not None)
+        self._others = _other_columns(self._replica)
         if not wanted.is_sparse:
             columns += self._others
-        table = file.read_row_groups(numbers, columns=columns, use_threads=False)
+        table = self._read(columns)
         self.series_ids: I64Array = _numbers(table["series_id"])
         if runs is None:
             runs = _runs(table["metric"])
@@ -90,10 +96,12 @@ class RowGroup:
     def columns(self) -> SampleColumns:
         """The other columns; read now if they were not, while the file is open."""
         if self._columns is None:
-            self._columns = self._take(
-                self._file.read_row_groups(self._numbers, columns=self._others, use_threads=False)
-            )
+            self._columns = self._take(self._read(self._others))
         return self._columns
+
+    def _read(self, columns: list[str]) -> Any:
+        with damage_named(self._path):
+            return self._file.read_row_groups(self._numbers, columns=columns, use_threads=False)
 
     def _take(self, table: Any) -> SampleColumns:
         if self._replica is None:
@@ -105,34 +113,100 @@ class RowGroup:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FileRead:
+    """What is to be read of a file.
+
+    Attributes:
+        file: where it lies.
+        footer: of the file.
+        groups: in the order of the file.
+    """
+
+    file: LakeFile
+    footer: Footer
+    groups: Sequence[Wanted]
+
+    def part(self) -> Part:
+        """All that may be read."""
+        ranges = [one for group in self.groups for one in _ranges(self.footer, group)]
+        return Part(self.file.path, self.file.size_bytes, ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Some of it, and which of the groups are known."""
+
+    read: FileRead
+    known: Sequence[RowGroup | None]
+
+    def part(self) -> Part:
+        """What will be read of the file."""
+        read = self.read
+        both = zip(read.groups, self.known, strict=True)
+        unknown = [wanted for wanted, known in both if known is None]
+        return FileRead(read.file, read.footer, unknown).part()
+
+
 class RowGroups:
     """Reads row groups, and keeps those that the slice next door needs too."""
 
-    def __init__(self, rows_max: int) -> None:
+    def __init__(self, rows_max: int, files: Files) -> None:
         """Keeps up to `rows_max` rows, 24 bytes each."""
         self._rows_max = rows_max
+        self._files = files
         self._kept: OrderedDict[tuple[Any, ...], RowGroup] = OrderedDict()
         self._row_count = 0
 
-    def read(self, path: str, footer: Footer, groups: Sequence[Wanted]) -> Iterator[RowGroup]:
-        """Row groups of a file; each is to be looked at before the next is asked for.
+    def read(self, reads: Iterable[FileRead], check: Check) -> Iterator[RowGroup]:
+        """Row groups of files; each is to be looked at before the next is asked for.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: a file is gone.
+            StorageUnavailable: the store failed.
         """
-        kept = [self._kept.get((path, *wanted.numbers)) for wanted in groups]
-        if all(kept):
-            yield from (group for group in kept if group is not None)
-            return
-        # A path instead of a file would have pyarrow look for fsspec, each time anew.
-        with pq.ParquetFile(
-            pa.OSFile(path), metadata=footer.parsed, read_dictionary=["metric", "replica"]
-        ) as file:
-            for wanted, known in zip(groups, kept, strict=True):
-                group = known or RowGroup(file, footer, wanted)
-                if wanted.is_torn and not wanted.is_sparse:
-                    self._keep((path, *wanted.numbers), group)
-                yield group
+        for task, opened in self._files.in_steps(self._tasks(reads), _Task.part, check):
+            read = task.read
+            if all(task.known):
+                yield from (group for group in task.known if group is not None)
+                continue
+            with opened.parquet(read.file.path, read.footer.parsed, ["metric", "replica"]) as file:
+                for wanted, known in zip(read.groups, task.known, strict=True):
+                    group = known or RowGroup(read.file.path, file, read.footer, wanted)
+                    if wanted.is_torn and not wanted.is_sparse:
+                        self._keep((read.file.path, *wanted.numbers), group)
+                    yield group
+
+    def fetch(self, reads: Iterable[FileRead], check: Check) -> None:
+        """Fetches what `read` will need, without reading it.
+
+        Raises:
+            FileNotFoundError: a file is gone.
+            StorageUnavailable: the store failed.
+        """
+        for _ in self._files.in_steps(self._tasks(reads), _Task.part, check):
+            pass
+
+    def _tasks(self, reads: Iterable[FileRead]) -> Iterator[_Task]:
+        """One task a file; of a remote one, as much as a step may fetch."""
+        for read in reads:
+            for part in self._split(read) if self._files.is_remote(read.file.path) else [read]:
+                path = part.file.path
+                known = [self._kept.get((path, *wanted.numbers)) for wanted in part.groups]
+                yield _Task(part, known)
+
+    def _split(self, read: FileRead) -> Iterator[FileRead]:
+        """Parts of a file that are a step each, but for the last."""
+        groups: list[Wanted] = []
+        step = self._files.new_step()
+        for wanted in read.groups:
+            groups.append(wanted)
+            step.add(FileRead(read.file, read.footer, [wanted]).part())
+            if step.is_full:
+                yield FileRead(read.file, read.footer, groups)
+                groups, step = [], self._files.new_step()
+        if groups:
+            yield FileRead(read.file, read.footer, groups)
 
     def _keep(self, key: tuple[Any, ...], group: RowGroup) -> None:
         if key not in self._kept:
@@ -142,6 +216,29 @@ class RowGroups:
         while self._row_count > self._rows_max and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
             self._row_count -= len(dropped.series_ids)
+
+
+def _ranges(footer: Footer, wanted: Wanted) -> list[tuple[int, int]]:
+    """All that may be read for row groups."""
+    first = _first_columns(has_runs=_known_runs(footer, wanted.numbers) is not None)
+    others = _other_columns(_only_replica(footer, wanted.numbers))
+    return footer.chunk_ranges(wanted.numbers, first + others)
+
+
+def _first_columns(*, has_runs: bool) -> list[str]:
+    """What says of which series the rows are."""
+    return ["series_id"] if has_runs else ["series_id", "metric"]
+
+
+def _other_columns(replica: str | None) -> list[str]:
+    """What the rows have beside it."""
+    return ["timestamp_ms", "value", *(["replica"] if replica is None else [])]
+
+
+def _only_replica(footer: Footer, numbers: Sequence[int]) -> str | None:
+    """The replica of all rows; None where there may be several."""
+    replicas = {footer.replicas[number] for number in numbers}
+    return replicas.pop() if len(replicas) == 1 else None
 
 
 def _numbers(column: Any) -> NDArray[Any]:

@@ -17,6 +17,7 @@ Invariants:
     READ-3  samples of a series come in the order of time, within a slice and from slice to slice.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -25,11 +26,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge.lake.block_file import Check
 from bridge.lake.footers import Footer, FooterCache
 from bridge.lake.grouped import GroupedRows
 from bridge.lake.head_view import HeadRows
 from bridge.lake.merge import HOUR_MS, choose_replicas
-from bridge.lake.row_groups import RowGroups, Wanted
+from bridge.lake.row_groups import FileRead, RowGroups, Wanted
 from bridge.lake.rows import group_rows, merge_duplicates
 from bridge.lake.sample_rows import HeadPart, SampleRows, select_rows
 from bridge.lake.selection import Selection
@@ -47,7 +49,6 @@ costs 0.05 ms more, and a quarter of the whole where there is no such row."""
 
 BoolArray = NDArray[np.bool_]
 Scalar = TypeVar("Scalar", bound=np.generic)
-Check = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Scan:
             time_range: the samples wanted; not empty.
             list_files: the files that can hold samples in a range, of lake and head.
             heads: rows in memory.
-            footers: of the files.
+            footers: of the files, and what they are opened through.
             check: called between row groups; raises to end the work.
             rows_max: rows of a slice, about.
 
@@ -113,13 +114,13 @@ class Scan:
         self._footers = footers
         self._check = check
         self._rows_max = rows_max
-        self._row_groups = RowGroups(rows_max)
+        self._row_groups = RowGroups(rows_max, footers.files)
         self._heads = []
         for head in heads:
             rank_of_ref = selection.rank_of_ref(head.registry)
             if rank_of_ref is not None:
                 self._heads.append(HeadPart(head, rank_of_ref))
-        self._files: list[tuple[str, Footer]] = []
+        self._files: list[tuple[LakeFile, Footer]] = []
         self._units = self._find_units(list_files(time_range))
         self._has_replicas = self._count_replicas() > 1
         if self._has_replicas and time_range.widen(HOUR_MS) != time_range:
@@ -143,6 +144,7 @@ class Scan:
             FileNotFoundError: a file is gone; the lake has moved on.
         """
         waiting = [self._box(self._read_range)]
+        is_fetched = np.zeros(len(self._units), np.bool_)
         while waiting:
             box = waiting.pop()
             units = self._units.within(box)
@@ -150,6 +152,7 @@ class Scan:
                 continue
             halves = self._halve(box, self._units.expected_rows(box, units))
             if not halves:
+                self._fetch_ahead(units, waiting, is_fetched)
                 try:
                     rows = self._read(box, units, 2 * self._rows_max)
                 except _SliceTooLarge:
@@ -160,6 +163,41 @@ class Scan:
                 waiting.extend(reversed(halves))
             elif len(rows.timestamps_ms):
                 yield Slice(box.rank_begin, rows)
+
+    def _fetch_ahead(
+        self, units: NDArray[np.int64], waiting: Sequence[Box], is_fetched: BoolArray
+    ) -> None:
+        """Fetches what a slice needs, and for the next ones as much as a step may have.
+
+        Slice by slice would be one round trip after the other; 20 ms each, where reading what comes
+        takes 5.
+
+        Args:
+            units: of the slice.
+            waiting: what comes afterwards, the last first.
+            is_fetched: units that were fetched, and are in the cache if nobody needed the room.
+        """
+        if is_fetched[units].all() or not self._footers.files.has_remote:
+            return
+        files = self._footers.files
+        step = files.new_step()
+        reads = []
+        later = (self._units.within(box) for box in reversed(waiting))
+        parts = itertools.chain([units], later)
+        for number in itertools.chain.from_iterable(
+            part[~is_fetched[part]].tolist() for part in parts
+        ):
+            is_fetched[number] = True
+            group = int(self._units.groups[number])
+            if group < 0:
+                continue
+            file, footer = self._files[self._units.sources[number]]
+            if files.is_remote(file.path):
+                reads.append(FileRead(file, footer, [Wanted((group,))]))
+                step.add(reads[-1].part())
+            if step.is_full:
+                break
+        self._row_groups.fetch(reads, self._check)
 
     def _halve(self, box: Box, expected_rows: float) -> tuple[Box, ...]:
         """Two boxes where one has too many rows, or many and is easily cut; else none."""
@@ -176,12 +214,11 @@ class Scan:
 
     def _find_units(self, files: Sequence[ScanFile]) -> Units:
         box = self._box(self._read_range)
-        self._files = []
+        lake_files = [one.file for one in files]
+        footers = self._footers.fetch(lake_files, self._check)
+        self._files = list(zip(lake_files, footers, strict=True))
         parts = []
-        for source, one in enumerate(files):
-            self._check()
-            footer = self._footers.fetch(one.file.path)
-            self._files.append((one.file.path, footer))
+        for source, (one, footer) in enumerate(zip(files, footers, strict=True)):
             parts.append(file_units(source, footer, self._selection, box, one.series_count))
         parts += [_head_units(source, head) for source, head in enumerate(self._heads)]
         return Units.join(parts)
@@ -256,13 +293,15 @@ class Scan:
             if group < 0:
                 self._check()
                 yield from self._heads[source].read(~group, box)
+        reads = []
         for source in dict.fromkeys(sources[groups >= 0].tolist()):
             own = (sources == source) & (groups >= 0)
-            path, footer = self._files[source]
+            file, footer = self._files[source]
             batches = _batches(groups[own], footer, is_torn[own], has_few[own])
-            for row_group in self._row_groups.read(path, footer, batches):
-                self._check()
-                yield select_rows(row_group, self._selection, box)
+            reads.append(FileRead(file, footer, batches))
+        for row_group in self._row_groups.read(reads, self._check):
+            self._check()
+            yield select_rows(row_group, self._selection, box)
 
 
 def _batches(

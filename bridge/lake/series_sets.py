@@ -25,11 +25,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bridge.errors import QueryTooLarge
-from bridge.lake.footers import FooterCache
+from bridge.lake.block_file import Check
+from bridge.lake.file_cache import Part
+from bridge.lake.files import OpenFiles
+from bridge.lake.footers import Footer, FooterCache
 from bridge.lake.schema import month_of
 from bridge.lake.selection import Found
 from bridge.lake.snapshot import LakeFile, Snapshot, TableFiles
@@ -46,8 +48,6 @@ SERIES_BYTES_MIN = 120
 
 Match = Callable[[SeriesRegistry], U32Array]
 """Refs of a registry that a query's matchers keep."""
-Check = Callable[[], None]
-"""Raises when nobody waits for the work any more."""
 
 
 @dataclass(slots=True)
@@ -212,16 +212,15 @@ class LakeSeries:
         check: Check,
     ) -> bool:
         """Reads what is missing; False once that is more than fits."""
-        for file in files:
-            needed = loaded.needs(file, metrics)
-            if needed is not None and not needed:
+        needs = [(file, loaded.needs(file, metrics)) for file in files]
+        wanted = [(file, needed) for file, needed in needs if needed is None or needed]
+        for file, needed, rows in read_series(wanted, self._footers, check):
+            if rows is None:
+                loaded.mark(file, needed)
                 continue
-            for rows in read_series(file.path, self._footers, needed):
-                check()
-                loaded.add(file.partition, rows)
-                if loaded.registry.memory_bytes > self._bytes_max:
-                    return False
-            loaded.mark(file, needed)
+            loaded.add(file.partition, rows)
+            if loaded.registry.memory_bytes > self._bytes_max:
+                return False
         return True
 
     def _stream(
@@ -234,20 +233,21 @@ class LakeSeries:
     ) -> Found:
         """Only what the matchers keep, read batch by batch."""
         kept = SeriesRegistry()
-        for file in _series_files(snapshot, metrics, months):
-            for rows in read_series(file.path, self._footers, metrics):
-                check()
-                batch = SeriesRegistry()
-                batch.add_rows(rows.series_ids, *rows.label_columns)
-                refs = match(batch)
-                if len(refs):
-                    kept.add_rows(batch.series_ids(refs), *columns_of(batch.label_rows(refs)))
-                if kept.memory_bytes > self._bytes_max:
-                    raise QueryTooLarge(
-                        f"the selector matches more than {len(kept)} series, whose labels take "
-                        f"{kept.memory_bytes} bytes; read.series-cache-bytes allows "
-                        f"{self._bytes_max}"
-                    )
+        wanted = [(file, metrics) for file in _series_files(snapshot, metrics, months)]
+        for _, _, rows in read_series(wanted, self._footers, check):
+            if rows is None:
+                continue
+            batch = SeriesRegistry()
+            batch.add_rows(rows.series_ids, *rows.label_columns)
+            refs = match(batch)
+            if len(refs):
+                kept.add_rows(batch.series_ids(refs), *columns_of(batch.label_rows(refs)))
+            if kept.memory_bytes > self._bytes_max:
+                raise QueryTooLarge(
+                    f"the selector matches more than {len(kept)} series, whose labels take "
+                    f"{kept.memory_bytes} bytes; read.series-cache-bytes allows "
+                    f"{self._bytes_max}"
+                )
         return Found(kept, np.arange(len(kept), dtype=np.uint32))
 
 
@@ -264,33 +264,74 @@ class SeriesRows:
     label_columns: tuple[Any, Any, Any, Any, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _GroupRead:
+    """A row group to be read.
+
+    Attributes:
+        file: where it lies.
+        footer: of the file.
+        metrics: the only ones wanted; None for all.
+        group: in the file; None behind the last.
+    """
+
+    file: LakeFile
+    footer: Footer
+    metrics: frozenset[str] | None
+    group: int | None
+
+    def part(self) -> Part:
+        """What will be read of the file."""
+        groups = [] if self.group is None else [self.group]
+        ranges = self.footer.chunk_ranges(groups, _columns(self.metrics))
+        return Part(self.file.path, self.file.size_bytes, ranges)
+
+    def rows(self, opened: OpenFiles) -> SeriesRows | None:
+        """Reads it; None if the row group has nothing that is wanted, or there is none."""
+        group = self.group
+        if group is None:
+            return None
+        with opened.parquet(self.file.path, self.footer.parsed) as file:
+            table = file.read_row_group(group, columns=_columns(self.metrics), use_threads=False)
+        lowest, highest = self.footer.metric_minima[group], self.footer.metric_maxima[group]
+        if self.metrics is not None and lowest != highest:
+            values = pa.array(sorted(self.metrics), pa.string())
+            table = table.filter(pc.is_in(table["metric"], value_set=values))
+        if not table.num_rows:
+            return None
+        labels = table["labels"].combine_chunks()
+        return SeriesRows(
+            table["series_id"].to_numpy(),
+            (labels.offsets.to_numpy(), *_text(labels.keys), *_text(labels.items)),
+        )
+
+
 def read_series(
-    path: str, footers: FooterCache, metrics: frozenset[str] | None
-) -> Iterator[SeriesRows]:
-    """Rows of a `series` file, a row group at a time.
+    wanted: Sequence[tuple[LakeFile, frozenset[str] | None]], footers: FooterCache, check: Check
+) -> Iterator[tuple[LakeFile, frozenset[str] | None, SeriesRows | None]]:
+    """Rows of `series` files, a row group at a time; None for rows when a file has no more.
 
     Args:
-        path: of the file.
-        footers: where its footer is.
-        metrics: the only ones wanted; None for all.
+        wanted: files, and the metrics that are wanted of each; None for all.
+        footers: of the files, and what they are opened through.
+        check: called between row groups; raises to end the work.
     """
-    footer = footers.fetch(path)
-    columns = ["series_id", "labels"] if metrics is None else ["metric", "series_id", "labels"]
-    values = None if metrics is None else pa.array(sorted(metrics), pa.string())
-    with pq.ParquetFile(pa.OSFile(path), metadata=footer.parsed) as file:
-        for group in range(len(footer.row_counts)):
-            lowest, highest = footer.metric_minima[group], footer.metric_maxima[group]
-            if metrics is not None and not any(lowest <= one <= highest for one in metrics):
-                continue
-            table = file.read_row_group(group, columns=columns, use_threads=False)
-            if values is not None and lowest != highest:
-                table = table.filter(pc.is_in(table["metric"], value_set=values))
-            if table.num_rows:
-                labels = table["labels"].combine_chunks()
-                yield SeriesRows(
-                    table["series_id"].to_numpy(),
-                    (labels.offsets.to_numpy(), *_text(labels.keys), *_text(labels.items)),
-                )
+    reads = []
+    found = footers.fetch([file for file, _ in wanted], check)
+    for (file, metrics), footer in zip(wanted, found, strict=True):
+        groups = [
+            group
+            for group, bounds in enumerate(
+                zip(footer.metric_minima, footer.metric_maxima, strict=True)
+            )
+            if metrics is None or any(bounds[0] <= metric <= bounds[1] for metric in metrics)
+        ]
+        reads += [_GroupRead(file, footer, metrics, group) for group in [*groups, None]]
+    for read, opened in footers.files.in_steps(reads, _GroupRead.part, check):
+        check()
+        rows = read.rows(opened)
+        if rows is not None or read.group is None:
+            yield read.file, read.metrics, rows
 
 
 def columns_of(labels: LabelRows) -> tuple[Any, Any, Any, Any, Any]:
@@ -315,6 +356,10 @@ def _series_files(
 ) -> list[LakeFile]:
     metric = next(iter(metrics)) if metrics is not None and len(metrics) == 1 else None
     return snapshot.series_files(metric, months)
+
+
+def _columns(metrics: frozenset[str] | None) -> list[str]:
+    return ["series_id", "labels"] if metrics is None else ["metric", "series_id", "labels"]
 
 
 def _text(column: Any) -> tuple[Any, Any]:

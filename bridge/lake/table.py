@@ -23,6 +23,7 @@ takes 35 ms, following it 35 ms, opening at a checkpoint 55 ms. Looking up a tra
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -66,7 +67,7 @@ def open_table(store: Store, schema: TableSchema) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
-        raise StorageUnavailable(f"opening the table {uri} failed: {error}") from error
+        raise store.failure(f"opening the table {uri}", error) from None
     text = table.metadata().configuration.get(FORMAT_PROPERTY)
     if text is None or not text.isdecimal():
         raise ConfigError(
@@ -107,7 +108,8 @@ def create_table(store: Store, schema: TableSchema) -> DeltaTable:
         cause = error
     table = open_table(store, schema)
     if table is None:
-        raise StorageUnavailable(f"making the table {uri} failed: {cause}") from cause
+        cause = cause or OSError("it is not there")
+        raise store.failure(f"making the table {uri}", cause) from None
     if cause is None:
         log.info("lake table created", table=schema.name, uri=uri)
     return table
@@ -125,6 +127,7 @@ class LakeTable:
             StorageUnavailable: the store failed.
         """
         self.schema = schema
+        self.operation_counts: Counter[str] = Counter(open=1)
         self._store = store
         self._delta = open_table(store, schema) or create_table(store, schema)
         self._known: dict[str, int] = {}
@@ -153,6 +156,7 @@ class LakeTable:
             False if the table had the position already.
 
         Raises:
+            AlreadyRunning: this process is not the single writer any more.
             StorageUnavailable: it is not in the table, or not for sure on the disk; try again.
         """
         actions: list[AddAction | RemoveAction] = [self._action(file) for file in files]
@@ -160,6 +164,8 @@ class LakeTable:
             if self._has(app_id, position):
                 self._sync()
                 return False
+            self._store.check_alone()  # LAKE-6
+            self.operation_counts["commit"] += 1
             try:
                 self._delta.create_write_transaction(
                     actions,
@@ -174,15 +180,18 @@ class LakeTable:
                     post_commithook_properties=_NO_HOOKS,
                 )
             except CommitFailedError as error:
-                log.info("lake commit conflict", table=self.schema.name, error=str(error))
+                failure = self._store.failure("committing", error)
+                self.operation_counts["conflict"] += 1
+                log.info("lake commit conflict", table=self.schema.name, error=str(failure))
                 self._reopen()
             except (DeltaError, OSError) as error:
                 self._reopen()
                 if not self._has(app_id, position):
-                    raise StorageUnavailable(
+                    attempt = (
                         f"committing {len(files)} files to {self._delta.table_uri} at position "
-                        f"{position} failed: {error}"
-                    ) from error
+                        f"{position}"
+                    )
+                    raise self._store.failure(attempt, error) from None
                 self._sync()
                 return True
             else:
@@ -214,6 +223,7 @@ class LakeTable:
 
     def _reopen(self) -> None:
         self._known.clear()
+        self.operation_counts["open"] += 1
         table = open_table(self._store, self.schema)
         if table is None:
             raise StorageUnavailable(f"the table {self._store.uri_of(self.schema.name)} is gone")
@@ -234,12 +244,12 @@ class LakeTable:
         try:
             return self._delta.transaction_version(app_id)
         except (DeltaError, OSError) as error:
-            raise StorageUnavailable(
-                f"reading the log of {self._store.uri_of(self.schema.name)} failed: {error}"
-            ) from error
+            attempt = f"reading the log of {self._store.uri_of(self.schema.name)}"
+            raise self._store.failure(attempt, error) from None
 
     def _follow(self) -> None:
         """A held object does not move by itself, and its next commit would fail."""
+        self.operation_counts["refresh"] += 1
         try:
             self._delta.update_incremental()
         except (DeltaError, OSError):
@@ -258,6 +268,7 @@ class LakeTable:
         version = self._delta.version()
         if version - self._checkpoint_version < CHECKPOINT_VERSIONS:
             return
+        self.operation_counts["checkpoint"] += 1
         try:
             self._delta.create_checkpoint()
             self._store.sync(
@@ -269,11 +280,12 @@ class LakeTable:
             self._delta.cleanup_metadata()
             self._reopen()
         except (DeltaError, OSError, StorageUnavailable) as error:
+            self.operation_counts["failed_checkpoint"] += 1
             log.warning(
                 "lake checkpoint failed, commits get slower until the next one",
                 table=self.schema.name,
                 version=version,
-                error=str(error),
+                error=str(self._store.failure("making it", error)),
             )
         self._checkpoint_version = version
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import structlog
 
-from bridge.lake.store import FolderStore, Store
+from bridge.lake.folder_store import FolderStore
+from bridge.lake.store import Store
 
 log = structlog.get_logger()
 

@@ -16,6 +16,9 @@ Duration = NewType("Duration", float)
 Size = NewType("Size", int)
 """Bytes; written with a binary unit: 512KiB, 128MiB, 8GiB, or as 64MB of 1000 * 1000."""
 
+KeyValues = NewType("KeyValues", tuple[tuple[str, str], ...])
+"""Pairs of texts: a mapping in the file, KEY=VALUE in a flag that may be repeated."""
+
 _DURATION_UNITS_S = {
     "ms": 0.001,
     "s": 1.0,
@@ -38,9 +41,15 @@ _SIZE_UNITS = {
 }
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with its default and the sentence that `--help` shows."""
-    return field(default=default, metadata={"help": text})
+def option(default: Any, text: str, *, flag: str = "") -> Any:
+    """A dataclass field with its default and the sentence that `--help` shows.
+
+    Args:
+        default: of the type of the field.
+        text: what it does.
+        flag: the end of its flag where that is not the field's name, `storage-option`.
+    """
+    return field(default=default, metadata={"help": text, "flag": flag})
 
 
 def parse_duration(text: str) -> Duration:

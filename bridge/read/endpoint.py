@@ -36,6 +36,7 @@ from prometheus_client import CollectorRegistry
 
 from bridge.errors import PrombridgeError, QueryCancelled
 from bridge.http import parse_content_type, read_body, refusal
+from bridge.lake.files import Files
 from bridge.lake.head_view import HeadSource
 from bridge.read.budget import Budget
 from bridge.read.gate import Gate
@@ -89,6 +90,7 @@ class ReadEndpoint:
         lake: SnapshotSource,
         head: HeadSource | None,
         *,
+        files: Files | None = None,
         replica_labels: Sequence[str],
         registry: CollectorRegistry,
         body_timeout_s: float = 30.0,
@@ -100,6 +102,7 @@ class ReadEndpoint:
             settings: what reads may cost.
             lake: where committed samples are.
             head: where the others are; None in a process that receives none.
+            files: opens the files of both; None where all of them are local.
             replica_labels: labels whose EQ matchers are ignored.
             registry: for the metrics.
             body_timeout_s: how long a request's body may take.
@@ -108,7 +111,7 @@ class ReadEndpoint:
         self._settings = settings
         self._body_timeout_s = body_timeout_s
         self._clock_s = clock_s
-        self._reader = Reader(settings, lake, head)
+        self._reader = Reader(settings, lake, head, files=files)
         self._ignored = IgnoredMatchers(
             frozenset(label.encode() for label in settings.ignore_matchers),
             frozenset(label.encode() for label in replica_labels),

@@ -8,7 +8,8 @@
 
 All queries of a request see the same view and snapshot. Where a file has vanished the lake has
 moved on (a cut file was committed, an old file was compacted and removed): everything starts once
-more on a fresh snapshot.
+more on a fresh snapshot. So it does where a file of a bucket is damaged, once for each: what came
+of it is forgotten before, because the damage may have been done on the way here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,10 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import structlog
 
-from bridge.errors import CorruptionError, StorageUnavailable
+from bridge.errors import CorruptionError, DamagedFile, StorageUnavailable
+from bridge.lake.files import Files
 from bridge.lake.footers import FooterCache
 from bridge.lake.grouped import GroupedRows
 from bridge.lake.head_view import CutFiles, HeadRows, HeadSource
@@ -39,6 +42,8 @@ from bridge.wire.columns import U32Array
 from bridge.wire.frames import encode_samples
 from bridge.wire.series import SeriesRegistry
 from bridge.wire.xor import EncodedSeries, encode_chunks
+
+log = structlog.get_logger()
 
 SAMPLE_BYTES = {AnswerType.SAMPLES: 18.0, AnswerType.STREAMED_XOR_CHUNKS: 1.3}
 """What a sample takes encoded: 2 bytes of framing, 9 of value, 7 of time; or in a chunk, where a
@@ -100,14 +105,24 @@ class Reader:
         settings: ReadSettings,
         lake: SnapshotSource,
         head: HeadSource | None,
+        files: Files | None = None,
         rows_max: int = ROWS_MAX,
     ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            settings: of reads.
+            lake: what is committed.
+            head: what is not; None where nothing is received.
+            files: what the lake's files are opened through; None if it lies in a folder.
+            rows_max: rows of a slice.
+        """
         self._settings = settings
         self._lake = lake
         self._head = head
         self._rows_max = rows_max
         self._stripped = [label.encode() for label in settings.external_labels]
-        self.footers = FooterCache(settings.footer_cache_bytes)
+        self.footers = FooterCache(settings.footer_cache_bytes, files)
         self.series = LakeSeries(settings.series_cache_bytes, self.footers)
 
     def run(self, request: ReadRequest, budget: Budget) -> Reply:
@@ -121,16 +136,34 @@ class Reader:
             CorruptionError: a file is damaged.
         """
         try:
-            try:
-                return self._run(request, budget, self._look(is_retry=False))
-            except FileNotFoundError:
-                budget.restart()
-                return self._run(request, budget, self._look(is_retry=True))
+            return self._run_again(request, budget)
         except (OSError, pa.ArrowException) as error:
-            # pyarrow calls bytes that it does not understand an OSError too, one without a number.
-            if isinstance(error, OSError) and error.errno is not None:
+            # pyarrow calls bytes that it does not understand an OSError too, one without a number;
+            # so are those of object stores, but then they say that an object is gone.
+            if isinstance(error, FileNotFoundError) or (
+                isinstance(error, OSError) and error.errno is not None
+            ):
                 raise StorageUnavailable(f"the lake cannot be read: {error}") from error
             raise CorruptionError(f"a file of the lake is damaged: {error}") from error
+
+    def _run_again(self, request: ReadRequest, budget: Budget) -> Reply:
+        """Once more for files that have vanished, and for each that may have come damaged."""
+        has_vanished = False
+        damaged: set[str] = set()
+        while True:
+            try:
+                return self._run(request, budget, self._look(is_retry=has_vanished))
+            except FileNotFoundError:
+                if has_vanished:
+                    raise
+                has_vanished = True
+            except DamagedFile as error:
+                self.footers.drop(error.path)
+                if not self.footers.files.drop(error.path) or error.path in damaged:
+                    raise
+                damaged.add(error.path)
+                log.warning("file came damaged, fetched again", path=error.path, error=str(error))
+            budget.restart()
 
     def _look(self, *, is_retry: bool) -> _Sources:
         """View first, snapshot second."""

@@ -130,7 +130,7 @@ cdef inline Status judge_labels(
     cdef bint is_over
     cdef Status status
     cdef Text name_label
-    cdef uint64_t count_max = ~<uint64_t>0
+    cdef uint64_t count_max = ~<uint64_t>0, length = 0
     if pending.flags & HAS_BAD_REF:
         reason[0] = BAD_SYMBOL_REF
         return DONE
@@ -142,6 +142,13 @@ cdef inline Status judge_labels(
     if is_over:
         reason[0] = LABEL_LIMIT
         return DONE
+    if not decode.is_replay:
+        # Before any text is looked at: in 2.0 a long one costs its sender two bytes a label.
+        for at in range(labels.count):
+            length += labels.labels[at].name.length + labels.labels[at].value.length
+        if length > decode.series_length_max:
+            reason[0] = LABEL_LIMIT
+            return DONE
     for at in range(labels.count):
         label = &labels.labels[at]
         if label.name.length == 0:

@@ -115,6 +115,7 @@ ctypedef struct Decode:
     uint64_t label_count_max
     uint64_t name_length_max
     uint64_t value_length_max
+    uint64_t series_length_max
     const uint32_t* replay
     size_t replay_count  # ranges
     size_t replay_at

@@ -114,6 +114,21 @@ cdef inline size_t label_messages_length(
     return needed
 
 
+cdef inline size_t label_text_length(
+    const Registry* registry, uint32_t ref
+) noexcept nogil:
+    """Bytes of all names and values."""
+    cdef const SeriesRow* row = registry_row(registry, ref)
+    cdef const uint32_t* ids = registry_pairs(registry, row)
+    cdef size_t length = 0
+    cdef uint32_t number
+    cdef Pair pair
+    for number in range(row.pair_count):
+        symbols_text(&registry.symbols, ids[number], &pair)
+        length += pair.name_length + value_length(&pair)
+    return length
+
+
 cdef inline uint8_t* put_text(
     uint8_t* to, uint8_t tag, const uint8_t* text, uint32_t length
 ) noexcept nogil:

@@ -158,6 +158,9 @@ class SeriesRegistry:
             OverflowError: names or values pass 2 GiB; ask for fewer.
         """
 
+    def label_lengths(self, refs: U32Array) -> I64Array:
+        """(n,) int64, bytes of all names and values of each series: what `label_rows` makes."""
+
     def label_bytes(self, refs: U32Array) -> list[bytes]:
         """Labels as protobuf, label messages as field 1: what TimeSeries and ChunkedSeries hold."""
 

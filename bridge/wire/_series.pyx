@@ -55,6 +55,7 @@ from bridge.wire._label_text cimport (
     LabelSizes,
     fill_labels,
     label_messages_length,
+    label_text_length,
     measure_labels,
     put_label_messages,
     put_sort_key,
@@ -197,6 +198,7 @@ cdef class SeriesRegistry:
         decode.label_count_max = limits.label_count_max
         decode.name_length_max = limits.label_name_bytes_max
         decode.value_length_max = limits.label_value_bytes_max
+        decode.series_length_max = limits.series_bytes_max
         decode.replay = &refused[0] if decode.is_replay and refused.shape[0] else NULL
         decode.replay_count = refused.shape[0] // 2 if decode.is_replay else 0
         decode.capacity = refs.shape[0] - offset
@@ -453,6 +455,15 @@ cdef class SeriesRegistry:
             np.asarray(value_offsets),
             value_bytes,
         )
+
+    def label_lengths(self, const uint32_t[::1] refs not None):
+        cdef int64_t[::1] out
+        cdef Py_ssize_t at
+        with self.lock:
+            out = np.empty(self.checked_count(refs), np.int64)
+            for at in range(out.shape[0]):
+                out[at] = <int64_t>label_text_length(&self.registry, refs[at])
+        return np.asarray(out)
 
     def label_bytes(self, const uint32_t[::1] refs not None):
         cdef list out = []

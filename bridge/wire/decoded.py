@@ -18,6 +18,7 @@ class Limits:
         label_count_max: labels of one series.
         label_name_bytes_max: bytes of a label name.
         label_value_bytes_max: bytes of a label value.
+        series_bytes_max: bytes of all label names and values of one series.
         future_ms_max: how far ahead of its receipt a sample may lie.
         sample_count_max: float samples of one request.
     """
@@ -26,6 +27,7 @@ class Limits:
     label_count_max: int = 128
     label_name_bytes_max: int = 1024
     label_value_bytes_max: int = 8192
+    series_bytes_max: int = 65_536
     future_ms_max: int = 600_000
     sample_count_max: int = 1_000_000
 

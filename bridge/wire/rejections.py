@@ -51,7 +51,8 @@ def describe_rejection(
         "bad_symbol_ref": "a ref points past the symbols, or the label refs are odd in number",
         "label_limit": (
             f"allowed are {limits.label_count_max} labels, names of "
-            f"{limits.label_name_bytes_max} and values of {limits.label_value_bytes_max} bytes"
+            f"{limits.label_name_bytes_max} and values of {limits.label_value_bytes_max} bytes, "
+            f"and {limits.series_bytes_max} bytes of them all"
         ),
         "invalid_name": "a label has no name",
         "invalid_utf8": "a label name or value is not UTF-8",

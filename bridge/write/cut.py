@@ -7,7 +7,7 @@ A cut holds everything that one flush commits. Series rows come once a month for
 are written is remembered here and forgotten with the process: they are idempotent.
 
 Limits: sorted copies take 16 bytes a row of one day at a time; labels are rendered for
-SERIES_BATCH series at a time, about 15 MB of text.
+SERIES_BATCH series at a time, or SERIES_BATCH_BYTES of text and one series more.
 """
 
 import os
@@ -37,6 +37,8 @@ from bridge.wire.series import SeriesRegistry
 from bridge.write.head import MetadataTable, Rows
 
 SERIES_BATCH = 32_768
+SERIES_BATCH_BYTES = 32 << 20
+"""Real series are 400 bytes, 13 MB a batch; a sender of 2.0 can have them all at the limit."""
 MONTHS_REMEMBERED = 4
 FORGET_SHARE = 4
 """A registry is copied without its silent series once they are more than 1 in this many."""
@@ -61,6 +63,8 @@ class Cut:
 
     Attributes:
         position: number of the last WAL record that they cover.
+        sample_total: samples of the log up to there.
+        receive_ms: when the oldest of their samples came, Unix ms; 0 without samples.
         files: by table.
         folder: holds them; nothing else is in it.
         registry: knows their series.
@@ -68,6 +72,8 @@ class Cut:
     """
 
     position: int
+    sample_total: int
+    receive_ms: int
     files: dict[str, list[DataFile]]
     folder: Path
     registry: SeriesRegistry
@@ -193,7 +199,15 @@ class Cutter:
         if self._remap is not None:
             self._refs.renumber(self._remap)
             self._remap = None
-        return Cut(rows.position, files, folder, rows.registry, rows.row_count)
+        return Cut(
+            rows.position,
+            rows.sample_total,
+            rows.receive_ms,
+            files,
+            folder,
+            rows.registry,
+            rows.row_count,
+        )
 
     def _write(self, rows: Rows, folder: Path) -> dict[str, list[DataFile]]:
         stem = f"f-{rows.position:020d}-{os.urandom(4).hex()}"
@@ -335,8 +349,13 @@ def _write_day(
 def _series_batches(
     registry: SeriesRegistry, ranking: _Ranking, ranks: NDArray[np.int64]
 ) -> Iterator[SeriesBatch]:
-    for start in range(0, len(ranks), SERIES_BATCH):
-        part = ranks[start : start + SERIES_BATCH]
+    text_bytes = np.cumsum(registry.label_lengths(ranking.ref_of_rank[ranks]))
+    start = 0
+    while start < len(ranks):
+        bytes_max = SERIES_BATCH_BYTES + (int(text_bytes[start - 1]) if start else 0)
+        end = max(start + 1, int(np.searchsorted(text_bytes, bytes_max, "right")))
+        part = ranks[start : min(end, start + SERIES_BATCH)]
+        start += len(part)
         yield SeriesBatch(
             [ranking.metrics[index] for index in ranking.metric_of_rank[part]],
             ranking.series_id_of_rank[part],

@@ -134,12 +134,16 @@ class Rows:
     Attributes:
         registry: names the refs.
         position: number of the last WAL record that is covered.
+        sample_total: samples of the log up to there.
+        receive_ms: when the oldest of these rows came, Unix ms; 0 without rows.
         blocks: in order of arrival.
         metadata: by metric, newest wins.
     """
 
     registry: SeriesRegistry
     position: int
+    sample_total: int = 0
+    receive_ms: int = 0
     blocks: list[Block] = field(default_factory=list)
     metadata: MetadataTable = field(default_factory=MetadataTable)
 
@@ -191,6 +195,17 @@ class Head:
         return self._frozen is not None
 
     @property
+    def sample_total(self) -> int:
+        """Samples of the log up to the position of the open rows."""
+        return self._open.sample_total
+
+    @property
+    def oldest_receive_ms(self) -> int:
+        """When the oldest rows came that are in no file yet, Unix ms; 0 without any."""
+        frozen = self._frozen
+        return (frozen.receive_ms if frozen else 0) or self._open.receive_ms
+
+    @property
     def waiting_count(self) -> int:
         """Cuts that the lake does not have yet."""
         return len(self._waiting)
@@ -211,8 +226,13 @@ class Head:
             return block
         return blocks[-1]
 
-    def publish(self) -> None:
-        """Makes the reserved rows readable: their records are safe."""
+    def publish(self, receive_ms: int) -> None:
+        """Makes the reserved rows readable: their records are safe.
+
+        Args:
+            receive_ms: when the oldest of them came, Unix ms.
+        """
+        self._open.receive_ms = self._open.receive_ms or receive_ms
         for block in self._open.blocks:
             block.length = block.reserved
 
@@ -226,9 +246,9 @@ class Head:
         for entry in entries:
             self._open.metadata.put(entry, receive_ms)
 
-    def cover(self, position: int) -> None:
+    def cover(self, position: int, sample_total: int) -> None:
         """Says that every row of the records up to `position` is published."""
-        self._open.position = position
+        self._open.position, self._open.sample_total = position, sample_total
 
     def freeze(self, next_registry: Callable[[Rows], SeriesRegistry | None]) -> Rows | None:
         """Turns the open rows into frozen ones.
@@ -248,7 +268,7 @@ class Head:
         with self._lock:
             self._frozen = opened
             self._frozen_position = opened.position
-            self._open = Rows(registry, opened.position)
+            self._open = Rows(registry, opened.position, opened.sample_total)
         return opened
 
     def cut(self, position: int, files: CutFiles | None) -> None:

@@ -43,7 +43,6 @@ from bridge.wire.decoded import Decoded, Limits
 from bridge.wire.series import SeriesRegistry
 from bridge.write.head import Block, Head, Rows
 from bridge.write.wal.log import ReplayReport, WriteAheadLog
-from bridge.write.wal.record import Record
 
 log = structlog.get_logger()
 
@@ -51,6 +50,8 @@ GROUP_BYTES = 16 << 20
 """Compressed bytes of one group: what one fsync writes at most, 120 requests of 128 KiB."""
 ROWS_ROOM = 16_384
 """Rows that the tail has room for before a body is decoded; a body that needs more says so."""
+REMIND_S = 300.0
+"""A loss that goes on is logged again after this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,9 @@ class WriteSettings:
     max_labels: int = option(128, "Labels of one series; a series with more is refused.")
     max_label_name_bytes: Size = option(Size(1024), "Bytes of a label name.")
     max_label_value_bytes: Size = option(Size(8192), "Bytes of a label value.")
+    max_series_bytes: Size = option(
+        Size(64 << 10), "Bytes of all label names and values of one series."
+    )
     replica_labels: tuple[str, ...] = option(
         ("__replica__", "prometheus_replica"),
         "Labels that tell the replicas of an HA pair apart: not part of a series' identity, kept "
@@ -102,6 +106,7 @@ class WriteSettings:
             label_count_max=self.max_labels,
             label_name_bytes_max=self.max_label_name_bytes,
             label_value_bytes_max=self.max_label_value_bytes,
+            series_bytes_max=self.max_series_bytes,
             sample_count_max=self.max_samples_per_request,
         )
 
@@ -176,6 +181,7 @@ class Ingest:
         limits: Limits,
         head_bytes_max: int,
         wal_bytes_max: int,
+        free_bytes_min: int,
         on_full: Callable[[], None],
         answer: Callable[[list[WriteJob]], None],
     ) -> None:
@@ -186,7 +192,8 @@ class Ingest:
             head: takes the rows.
             limits: of admission.
             head_bytes_max: at least so many open rows are frozen early.
-            wal_bytes_max: a larger log refuses.
+            wal_bytes_max: a log refuses that has more for the lake.
+            free_bytes_min: a disk with less room refuses.
             on_full: called when the open rows have reached their limit.
             answer: called once for each group, when `decoded` or `error` of its jobs is set.
         """
@@ -195,11 +202,14 @@ class Ingest:
         self._limits = limits
         self._head_bytes_max = head_bytes_max
         self._wal_bytes_max = wal_bytes_max
+        self._free_bytes_min = free_bytes_min
         self._on_full = on_full
         self._answer = answer
         self._jobs: queue.SimpleQueue[WriteJob | CutJob | None] = queue.SimpleQueue()
         self._decompressor = Decompressor()
-        self._removable_number = 0
+        self._lake_number = 0
+        self._sinks: list[Callable[[], int]] = []
+        self._remind_s = 0.0
         self.fsync_count = 0
         self.fsync_seconds = 0.0
 
@@ -212,8 +222,16 @@ class Ingest:
         self._jobs.put(None)
 
     def allow_removal(self, number: int) -> None:
-        """Says that every sink has passed this record; segments up to it go at the next group."""
-        self._removable_number = number
+        """Says that the lake has this record; segments that no sink needs go at the next group."""
+        self._lake_number = number
+
+    def keep_for(self, position: Callable[[], int]) -> None:
+        """Keeps records for an optional sink, as far as wal.max-bytes allows.
+
+        Args:
+            position: number of the last record that the sink is done with; called by this thread.
+        """
+        self._sinks.append(position)
 
     def run(self) -> None:
         """Works until `stop`."""
@@ -241,19 +259,28 @@ class Ingest:
                 self._write(group)
             for cut in cuts:
                 self._freeze(cut)
-            self._wal.remove_through(self._removable_number)
+            self._make_room()
 
-    def replay(self, after_number: int, wait_for_room: Callable[[], None]) -> ReplayReport:
+    def replay(
+        self, after_number: int, cut_number: int, cut_now: Callable[[], None]
+    ) -> ReplayReport:
         """Brings the rows of the records above `after_number` back into the head.
 
         Args:
             after_number: the lake has everything up to here.
-            wait_for_room: called while the head is full; returns when it was frozen and cut.
+            cut_number: of the last record of a cut whose commit may have happened; if it is above
+                `after_number` the same cut is made again, so that it is recognised (LAKE-1).
+            cut_now: freezes and cuts the head; called where a cut ends, and while the head is full.
         """
         report = ReplayReport()
+        is_cut = cut_number <= after_number
         for record in self._wal.replay(after_number, report):
-            if self._head.open_bytes >= self._head_bytes_max:
-                wait_for_room()
+            if not is_cut and record.number > cut_number:
+                self._head.cover(cut_number, self._head.sample_total)
+                cut_now()
+                is_cut = True
+            elif is_cut and self._head.open_bytes >= self._head_bytes_max:
+                cut_now()
             try:
                 refused = np.frombuffer(record.refused, np.uint32)
                 block, decoded = self._decode(
@@ -266,11 +293,42 @@ class Ingest:
                 continue
             block.reserved += decoded.sample_count
             block.has_start = block.has_start or decoded.has_start
-            self._head.publish()
+            self._head.publish(record.receive_ms)
             self._head.add_metadata(decoded.metadata, record.receive_ms)
-            self._head.cover(record.number)
-        self._head.cover(max(self._wal.last_number, after_number))
+            self._head.cover(record.number, record.sample_total)
+        self._head.cover(max(self._wal.last_number, after_number), self._wal.safe_sample_total)
+        if not is_cut and cut_number <= self._wal.last_number:
+            cut_now()
         return report
+
+    def _make_room(self) -> None:
+        """Removes what every sink has; past the cap also what the lake alone has (SINK-5)."""
+        needed = min([self._lake_number, *(position() for position in self._sinks)])
+        try:
+            self._wal.remove_through(needed)
+            gone = self._wal.remove_through(self._lake_number, self._is_full)
+        except StorageUnavailable as error:
+            self._remind("the WAL does not shrink, the disk is to be looked at", error=str(error))
+            return
+        if gone:
+            self._remind(
+                "the WAL is full (wal.max-bytes) or its disk is (wal.min-free-bytes): a sink that "
+                "lags loses its oldest records, the lake has them",
+                first_record=self._wal.first_number,
+                needed_after=needed,
+            )
+
+    def _is_full(self) -> bool:
+        return (
+            self._wal.size_bytes >= self._wal_bytes_max
+            or self._wal.free_bytes() < self._free_bytes_min
+        )
+
+    def _remind(self, event: str, **values: object) -> None:
+        """An error that goes on; logged now and then."""
+        if time.monotonic() >= self._remind_s:
+            self._remind_s = time.monotonic() + REMIND_S
+            log.error(event, **values)
 
     def _freeze(self, job: CutJob) -> None:
         job.rows = self._head.freeze(job.next_registry)
@@ -302,9 +360,13 @@ class Ingest:
         # Remembered even if the disk fails now: the registry tells each piece of metadata once.
         self._head.add_metadata(decoded.metadata, job.receive_ms)
         if decoded.sample_count or decoded.metadata:
-            number = self._wal.last_number + 1
-            refused = decoded.refused.tobytes()
-            self._wal.append(Record(number, job.receive_ms, job.format, refused, job.body))
+            self._wal.append(
+                receive_ms=job.receive_ms,
+                fmt=job.format,
+                refused=decoded.refused.tobytes(),
+                body=job.body,
+                sample_count=decoded.sample_count,
+            )
             block.reserved += decoded.sample_count
             block.has_start = block.has_start or decoded.has_start
         job.decoded = decoded
@@ -322,8 +384,8 @@ class Ingest:
         finally:
             self.fsync_seconds += time.perf_counter() - started_s
             self.fsync_count += 1
-        self._head.publish()
-        self._head.cover(self._wal.last_number)
+        self._head.publish(appended[0].receive_ms)
+        self._head.cover(self._wal.last_number, self._wal.safe_sample_total)
 
     def _decode(
         self, body: bytes | memoryview, fmt: int, receive_ms: int, refused: U32Array | None
@@ -355,8 +417,7 @@ class Ingest:
     def _check_room(self) -> None:
         """Raises `Overloaded` while the head or the log is full.
 
-        The log is not, however large, when the lake has all of it: its segments go with the next
-        records.
+        What the lake has does not count: an optional sink that lags holds nobody up (SINK-5).
         """
         open_bytes = self._head.open_bytes
         if open_bytes >= self._head_bytes_max and self._head.is_cutting:
@@ -365,10 +426,18 @@ class Ingest:
             )
         if open_bytes >= 2 * self._head_bytes_max:
             raise Overloaded("the head is full (head.max-bytes) and about to be cut")
-        is_behind = self._removable_number < self._wal.last_number
-        if is_behind and self._wal.size_bytes >= self._wal_bytes_max:
+        free_bytes = self._wal.free_bytes()
+        if free_bytes < self._free_bytes_min:
             raise StorageUnavailable(
-                f"the WAL holds {self._wal.size_bytes} bytes (wal.max-bytes) that the lake does "
-                "not have yet",
+                f"the disk of the WAL has {free_bytes} bytes free; {self._free_bytes_min} "
+                "(wal.min-free-bytes) are kept for cut files",
                 retry_after_s=30,
             )
+        if self._wal.size_bytes >= self._wal_bytes_max:
+            lacking_bytes = self._wal.bytes_above(self._lake_number)
+            if lacking_bytes >= self._wal_bytes_max:
+                raise StorageUnavailable(
+                    f"the WAL holds {lacking_bytes} bytes (wal.max-bytes) that the lake does not "
+                    "have yet",
+                    retry_after_s=30,
+                )

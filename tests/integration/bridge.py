@@ -1,7 +1,14 @@
-"""The bridge as a process of its own, with its lake and its WAL in a folder of its own."""
+"""The bridge as a process of its own, with its lake and its WAL in a folder of its own.
 
+The lake may lie in a bucket instead. What a bridge needs to be let in there goes into its
+environment, as it would in production; what would let it in by itself is taken out of it.
+"""
+
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deltalake import DeltaTable
@@ -10,15 +17,45 @@ from tests.integration.servers import ServerProcess, fetch
 
 # Longer than any test: what is in the lake then was put there by a flush that was asked for.
 NEVER = "24h"
+_CREDENTIALS = re.compile("(AWS|AZURE|GOOGLE)_.*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a lake lies, and who is let in.
+
+    Args:
+        uri: as `lake.uri`.
+        environment: of the bridge.
+        storage_options: of delta-rs, for the test's own look into it.
+    """
+
+    uri: str
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def table(self, name: str) -> DeltaTable:
+        """A table as Delta sees it, without the bridge."""
+        return DeltaTable(f"{self.uri}/{name}", storage_options=dict(self.storage_options))
+
+    def row_count(self, table: str = "samples") -> int:
+        """Rows in the newest version of a table."""
+        actions = self.table(table).get_add_actions(flatten=True)
+        return sum(actions.column("num_records").to_pylist())
 
 
 class Bridge(ServerProcess):
     """`prombridge serve`; `stop` drains and flushes, `kill` does not.
 
     Args:
-        folder: its lake, WAL and log; a second start finds what the first one left.
+        folder: its lake, WAL, cache and log; a second start finds what the first one left.
         flush_interval: of the head into the lake.
         flags: added to the command line.
+        lake: if it is not in the folder.
+        mode: write, read, or both.
+        wal_path: if it is not in the folder.
+        cache_path: the same.
+        prefix: before the command line.
     """
 
     def __init__(
@@ -28,24 +65,36 @@ class Bridge(ServerProcess):
         flush_interval: str = NEVER,
         flags: Sequence[str] = (),
         name: str = "bridge",
+        lake: Place | None = None,
+        mode: str = "all",
+        wal_path: Path | None = None,
+        cache_path: Path | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.lake_path = folder / "lake"
-        self.wal_path = folder / "wal"
+        self.wal_path = wal_path or folder / "wal"
+        self.cache_path = cache_path or folder / "cache"
+        self.lake = lake or Place(str(self.lake_path))
+        self.log_path = folder / f"{name}.log"
 
         def command(port: int) -> list[str]:
             return [
+                *prefix,
                 sys.executable,
                 "-m",
                 "bridge",
                 "serve",
+                f"--mode={mode}",
                 f"--web.listen-address=127.0.0.1:{port}",
-                f"--lake.uri={self.lake_path}",
+                f"--lake.uri={self.lake.uri}",
+                f"--lake.cache-path={self.cache_path}",
                 f"--wal.path={self.wal_path}",
                 f"--lake.flush-interval={flush_interval}",
                 *flags,
             ]
 
-        super().__init__(name, folder, command)
+        plain = {key: text for key, text in os.environ.items() if not _CREDENTIALS.fullmatch(key)}
+        super().__init__(name, folder, command, environment={**plain, **self.lake.environment})
 
     @property
     def write_url(self) -> str:
@@ -72,7 +121,19 @@ class Bridge(ServerProcess):
         self.kill()
         self.start()
 
+    def metrics_text(self) -> str:
+        """What it tells Prometheus about itself."""
+        return fetch("GET", f"{self.url}/metrics").body.decode()
+
+    def metrics(self) -> dict[str, float]:
+        """The values of `/metrics`, by names and labels as they stand there."""
+        pairs = (line.rsplit(" ", 1) for line in self.metrics_text().splitlines())
+        return {name: float(value) for name, value in pairs if not name.startswith("#")}
+
+    def metric(self, name: str) -> float:
+        """One of them; 0 if it is not there."""
+        return self.metrics().get(name, 0.0)
+
     def lake_row_count(self) -> int:
         """Rows in the newest version of the `samples` table: Delta is asked, not the bridge."""
-        table = DeltaTable(str(self.lake_path / "samples"))
-        return sum(table.get_add_actions(flatten=True).column("num_records").to_pylist())
+        return self.lake.row_count()

@@ -5,6 +5,7 @@ import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import ClientSession, web
 from prometheus_client import CollectorRegistry
@@ -82,7 +83,7 @@ async def serving(
 ) -> AsyncIterator[ReadServer]:
     """Serves until the block ends."""
     metrics = CollectorRegistry()
-    clock = {} if clock_s is None else {"clock_s": clock_s}
+    clock: dict[str, Any] = {} if clock_s is None else {"clock_s": clock_s}
     endpoint = ReadEndpoint(
         settings or ReadSettings(),
         lake,

@@ -9,7 +9,7 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.lake import parquet
+from bridge.lake import footers, parquet
 from bridge.lake.head_view import CutFiles, HeadRows
 from bridge.model.staleness import STALE_BITS
 from bridge.read.budget import Budget
@@ -26,6 +26,7 @@ from tests.oracle.made_head import (
     head_rows,
     new_registry,
 )
+from tests.oracle.remote_lake import RemoteLake
 from tests.oracle.remote_read import (
     CHUNKS,
     SAMPLES,
@@ -216,16 +217,25 @@ def without_order_of_equals(answer: Answer) -> Answer:
 
 
 @settings(max_examples=150, deadline=None)
-@given(spreads, queries, st.sampled_from([2, 40, 1 << 20]), st.integers(1, 4))
+@given(
+    spreads,
+    queries,
+    st.sampled_from([2, 40, 1 << 20]),
+    st.integers(1, 4),
+    st.sampled_from([1, 3000, 1 << 30]),
+)
 def test_answers_equal_those_of_a_dict_of_lists(
-    spread: Spread, wanted: list[Query], slice_rows: int, samples_per_chunk: int
+    spread: Spread,
+    wanted: list[Query],
+    slice_rows: int,
+    samples_per_chunk: int,
+    cache_bytes: int,
 ) -> None:
-    """READ-1, READ-2, READ-3 and READ-4, whatever lies where."""
+    """READ-1, READ-2, READ-3 and READ-4, whatever lies where; LAKE-13, if it is in a bucket."""
     config = ReadSettings(external_labels=STRIPPED, samples_per_chunk=samples_per_chunk)
-    with tempfile.TemporaryDirectory() as folder, patch.object(parquet, "SAMPLE_ROWS", 7):
-        lake, head = build(Path(folder), spread)
-        reader = Reader(config, lake, head, slice_rows)
-        expected = expect(spread, wanted)
+    expected = expect(spread, wanted)
+
+    def compare(reader: Reader) -> None:
         for answer_type in (CHUNKS, SAMPLES):
             answer = ask(reader, wanted, answer_type, config)
             assert without_order_of_equals(answer) == without_order_of_equals(expected)
@@ -233,6 +243,21 @@ def test_answers_equal_those_of_a_dict_of_lists(
                 assert [visible(labels) for labels, _ in have] == [
                     visible(labels) for labels, _ in should
                 ]
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(parquet, "SAMPLE_ROWS", 7),
+        patch.object(footers, "WHOLE_BYTES_MAX", 1),
+        patch.object(footers, "GROUP_FOOTER_BYTES", 200),
+    ):
+        lake, head = build(Path(folder), spread)
+        compare(Reader(config, lake, head, rows_max=slice_rows))
+        put = Path(folder) / "put"
+        put.mkdir()
+        lake, head = build(put, spread)
+        with RemoteLake(lake, Path(folder) / "cache", bytes_max=cache_bytes) as remote:
+            compare(Reader(config, remote, head, remote.files, rows_max=slice_rows))
+            assert remote.cache.unforeseen_count == 0
 
 
 def visible(labels: Labels) -> Labels:

@@ -59,6 +59,7 @@ LIMITS = st.sampled_from(
         Limits(label_count_max=2),
         Limits(label_name_bytes_max=4),
         Limits(label_value_bytes_max=4),
+        Limits(series_bytes_max=14),
         Limits(sample_count_max=2),
         Limits(sample_count_max=0),
     ]

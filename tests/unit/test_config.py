@@ -33,16 +33,20 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
 
 def test_every_default_is_read_back_from_its_text() -> None:
     for item in config.options():
-        assert item.parse(item.default_text, item.flag) == item.default, item.place
+        if item.default_text:
+            assert item.parse(item.default_text, item.flag) == item.default, item.place
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lakes: {}", "unknown section 'lakes'; allowed are head, lake, log"),
+        ("lakes: {}", "unknown section 'lakes'; allowed are head, influxdb, lake, log, mode"),
+        ("mode: half", "mode: 'half' is none of all, write, read"),
+        ("lake:\n  storage_options: [a]", "lake.storage_options: expected KEY=VALUE"),
+        ("lake:\n  storage_options: {a: 1}", "lake.storage_options: keys and values have to be"),
         (
             "lake:\n  flush: 1s",
-            r"prombridge.yml: lake: unknown option 'flush'; allowed are flush_i",
+            r"prombridge.yml: lake: unknown option 'flush'; allowed are cache_max_bytes",
         ),
         ("lake:\n  flush_interval: 60", r"lake.flush_interval: '60' is not a duration"),
         ("head:\n  max_bytes: 128", r"head.max_bytes: '128' is not a size"),
@@ -51,14 +55,29 @@ def test_every_default_is_read_back_from_its_text() -> None:
         ("write:\n  max_labels: many", "write.max_labels: 'many' is not a whole number"),
         ("write:\n  max_labels: -1", "write.max_labels: -1 is negative"),
         ("write:\n  replica_labels: [1]", "write.replica_labels: .* is not a list of texts"),
-        ("lake: 7", "lake: expected options, got 7"),
+        ("lake: 7", "lake: expected options, got int"),
         ("- a", "expected sections, got list"),
-        ("a: [", "is not YAML"),
+        ("a: [", "is not YAML: expected the node content, .* at line 1, column 5"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config.load(write(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lake:\n  storage_options:\n    aws_secret_access_key: hunter2: hunter2\n",
+        "lake: [hunter2]\n",
+        "lake: hunter2\n",
+        "web: {hunter2\n",
+    ],
+)
+def test_what_may_be_a_secret_is_in_no_message(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, text), {})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_wrong_flag_is_named() -> None:
@@ -90,6 +109,16 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert item.flag in text
 
 
+def test_an_argument_that_nobody_knows_is_named_without_its_value(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", "--influxdb.token=hunter2", "--lake.storage-options", "a=hunter2"])
+    said = capsys.readouterr().err
+    assert "unknown arguments: --influxdb.token, --lake.storage-options" in said
+    assert "hunter2" not in said
+
+
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
@@ -108,3 +137,21 @@ def test_units_mean_what_they_say() -> None:
     assert parse_size("64MB") == 64_000_000
     assert format_size(parse_size("1GiB")) == "1GiB"
     assert format_size(parse_size("1000B")) == "1000B"
+
+
+def test_storage_options_come_from_a_mapping_or_from_flags_and_are_never_shown(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, "lake:\n  storage_options:\n    AWS_REGION: eu\n")
+    assert config.load(path, {}).lake.storage_options == (("AWS_REGION", "eu"),)
+    flags = {"lake.storage_options": ["AWS_REGION=x", "AWS_SECRET_ACCESS_KEY=a=b"]}
+    settings = config.load(path, flags)
+    assert settings.lake.storage_options == (("AWS_REGION", "x"), ("AWS_SECRET_ACCESS_KEY", "a=b"))
+    with pytest.raises(ConfigError) as caught:
+        config.load(None, {"lake.storage_options": ["secret"]})
+    assert "secret" not in str(caught.value)
+
+
+def test_the_mode_stands_above_the_sections(tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, "mode: read\n"), {}).mode == "read"
+    assert config.load(None, {"mode": "write"}).mode == "write"

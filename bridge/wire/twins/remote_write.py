@@ -1,5 +1,6 @@
 """The obvious remote-write decoder, on the protobuf package."""
 
+import itertools
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -248,7 +249,10 @@ class Decoding:
         texts = dict(one.labels)
         if one.has_bad_ref:
             reason = "bad_symbol_ref"
-        elif not self.is_replay and len(one.labels) > self.limits.label_count_max:
+        elif not self.is_replay and (
+            len(one.labels) > self.limits.label_count_max
+            or sum(map(len, itertools.chain(*one.labels))) > self.limits.series_bytes_max
+        ):
             reason = "label_limit"
         elif reasons := list(filter(None, map(self._judge_label, one.labels))):
             reason = reasons[0]

@@ -175,6 +175,16 @@ class SeriesRegistry:
             b"".join(texts),
         )
 
+    def label_lengths(self, refs: U32Array) -> I64Array:
+        """Bytes of all names and values of each series."""
+        return np.array(
+            [
+                sum(len(name) + len(value) for name, value in self._table.labels(ref))
+                for ref in refs.tolist()
+            ],
+            np.int64,
+        )
+
     def label_bytes(self, refs: U32Array) -> list[bytes]:
         """Labels as protobuf, field 1 repeated."""
         return [

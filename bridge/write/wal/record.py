@@ -6,17 +6,19 @@
          8      4  length of the refused ranges at the payload's start, u32
         12      8  record number, u64: previous + 1, never used twice
         20      8  receive time, Unix ms, i64
-        28      1  format: 1 remote write 1.0, 2 remote write 2.0
-        29      3  zero
-        32      4  CRC32C of the payload, u32
-        36      4  CRC32C of bytes 0..35, u32
-        40      -  payload: refused ranges (u32 pairs: first sample ordinal, count), then the
+        28      8  samples of all records up to and with this one, refused ones left out, u64
+        36      1  format: 1 remote write 1.0, 2 remote write 2.0
+        37      3  zero
+        40      4  CRC32C of the payload, u32
+        44      4  CRC32C of bytes 0..43, u32
+        48      -  payload: refused ranges (u32 pairs: first sample ordinal, count), then the
                    snappy body
 
 All little endian. Records stand one behind another; where a group ends, zeros fill the block of
 4096 bytes, so that what was made safe is never written to again and the log can bypass the page
 cache. Zeros that begin a block are damage. The refused ranges are what admission left out, so that
-a replay keeps exactly what was acknowledged, whatever the settings or the registry are by then.
+a replay keeps exactly what was acknowledged, whatever the settings or the registry are by then. The
+total is what sinks account by: what lies between two records is known without reading it.
 
 Invariants:
     WAL-1  a header is believed only with its own CRC: a damaged length is never followed.
@@ -30,11 +32,12 @@ from dataclasses import dataclass
 
 from bridge.wire.crc32c import crc32c
 
-_HEADER = struct.Struct("<4sIIQqB3xI")
+_HEADER = struct.Struct("<4sIIQqQB3xI")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 MAGIC = b"PBR1"
 BLOCK_BYTES = 4096
+_CUT_OFF = "cut off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Record:
     Attributes:
         number: its place in the log.
         receive_ms: when it came, Unix ms.
+        sample_total: samples of all records up to and with this one, in the life of the log.
         format: 1 or 2, the remote-write version of the body.
         refused: pairs of u32 (first ordinal, count), as bytes.
         body: snappy block, as received.
@@ -51,6 +55,7 @@ class Record:
 
     number: int
     receive_ms: int
+    sample_total: int
     format: int
     refused: bytes
     body: bytes | memoryview
@@ -72,23 +77,29 @@ class Damage:
     is_tail: bool
     reason: str
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it begins with a good header, of a record longer than what there is."""
+        return self.reason == _CUT_OFF
+
 
 def encode_header(record: Record) -> bytes:
-    """The 40 bytes that stand before `record.refused` and `record.body`."""
+    """The 48 bytes that stand before `record.refused` and `record.body`."""
     head = _HEADER.pack(
         MAGIC,
         len(record.refused) + len(record.body),
         len(record.refused),
         record.number,
         record.receive_ms,
+        record.sample_total,
         record.format,
         crc32c(record.body, crc32c(record.refused)),
     )
     return head + _CRC.pack(crc32c(head))
 
 
-def _decode_header(data: memoryview, offset: int) -> tuple[int, int, int, int, int, int] | None:
-    """(payload length, refused length, number, receive_ms, format, payload CRC), or None."""
+def _decode_header(data: memoryview, offset: int) -> tuple[int, ...] | None:
+    """(payload length, refused length, number, time, total, format, payload CRC), or None."""
     if offset + HEADER_BYTES > len(data):
         return None
     head = data[offset : offset + _HEADER.size]
@@ -114,16 +125,16 @@ def decode_records(data: memoryview, offset: int) -> Iterator[Record | Damage]:
         header = _decode_header(data, offset)
         reason = "header"
         if header is not None:
-            payload_length, refused_length, number, receive_ms, fmt, payload_crc = header
+            payload_length, refused_length, number, receive_ms, total, fmt, payload_crc = header
             start = offset + HEADER_BYTES
             payload = data[start : start + payload_length]
             if len(payload) < payload_length:
-                reason = "cut off"
+                reason = _CUT_OFF
             elif refused_length > payload_length or crc32c(payload) != payload_crc:
                 reason = "payload checksum"
             else:
                 refused = bytes(payload[:refused_length])
-                yield Record(number, receive_ms, fmt, refused, payload[refused_length:])
+                yield Record(number, receive_ms, total, fmt, refused, payload[refused_length:])
                 offset = start + payload_length
                 continue
         following = _find_header(raw, data, offset + 1)

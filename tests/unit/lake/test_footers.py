@@ -61,15 +61,28 @@ def test_file_without_statistics_can_hold_anything(tmp_path: Path) -> None:
 def test_least_recently_used_footers_go_first(lake: FileLake) -> None:
     for _ in range(3):
         lake.add(rows("a", 1))
-    paths = [str(file.path) for file in lake.samples]
-    size = read_footer(paths[0]).memory_bytes
+    files = [file.lake_file() for file in lake.samples]
+    size = read_footer(str(lake.samples[0].path)).memory_bytes
     cache = FooterCache(2 * size)
     for index in (0, 1, 0, 2, 0, 1):
-        cache.fetch(paths[index])
+        cache.fetch([files[index]], lambda: None)
     assert (cache.hit_count, cache.miss_count) == (2, 4)
     assert cache.memory_bytes == 2 * size
 
 
-def test_vanished_file_says_so(tmp_path: Path) -> None:
+def test_footers_of_many_files_come_in_the_order_asked_for(lake: FileLake) -> None:
+    for metric in "abc":
+        lake.add(rows(metric, 1))
+    files = [file.lake_file() for file in lake.samples]
+    cache = FooterCache(1 << 20)
+    cache.fetch(files[1:2], lambda: None)
+    found = cache.fetch(files[::-1], lambda: None)
+    assert [footer.metric_minima for footer in found] == [["c"], ["b"], ["a"]]
+    assert (cache.hit_count, cache.miss_count) == (1, 3)
+
+
+def test_vanished_file_says_so(lake: FileLake) -> None:
+    lake.add(rows("a", 1))
+    lake.samples[0].path.unlink()
     with pytest.raises(FileNotFoundError):
-        FooterCache(1).fetch(str(tmp_path / "gone.parquet"))
+        FooterCache(1).fetch([lake.samples[0].lake_file()], lambda: None)

@@ -15,11 +15,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from bridge.errors import AlreadyRunning, ConfigError, FormatTooNew, StorageUnavailable
 from bridge.lake import table as table_module
 from bridge.lake.data_file import DataFile
+from bridge.lake.folder_store import FolderStore
 from bridge.lake.lake import UPLOAD_AGE_S_MAX, Lake
 from bridge.lake.parquet import write_metadata
 from bridge.lake.schema import FORMAT_PROPERTY, TABLES
 from bridge.lake.snapshot import TableFiles
-from bridge.lake.store import FolderStore, Store
+from bridge.lake.store import Store
 from tests.unit.lake.made_files import DAY, DAY_START_MS, one_sample, one_series, write_rows
 
 ALL_TIME = (-(1 << 62), 1 << 62)
@@ -665,6 +666,39 @@ def test_a_snapshot_that_cannot_be_refreshed_is_an_error(
         with pytest.raises(StorageUnavailable, match="timed out"):
             lake.snapshot(force=True)
     assert lake.snapshot(force=True).versions == {"samples": 0, "series": 0, "metadata": 0}
+
+
+def test_a_reader_asks_again_after_it_was_refused(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(folder.root)
+    lake = Lake(store, refresh_interval_s=5, is_read_only=True, clock=folder.clock)
+    folder.opened.append(lake)
+    asked = []
+
+    def refuse() -> None:
+        asked.append(1)
+        raise ConfigError("the secret of the key is wrong")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "check", refuse)
+        for _ in range(3):
+            with pytest.raises(StorageUnavailable, match="the secret of the key is wrong"):
+                lake.snapshot()
+        assert len(asked) == 1, "a refusal is remembered as long as a snapshot"
+    folder.clock.now_s += 5
+    assert len(lake.snapshot().samples) == 0
+
+
+def test_a_lake_that_is_closed_within_a_commit_keeps_its_lock(folder: Folder) -> None:
+    """LAKE-6: the commit may still arrive."""
+    lake = folder.open(single_writer=True)
+    with lake._commit_lock:
+        lake.close()
+        with pytest.raises(AlreadyRunning):
+            folder.open(single_writer=True)
+    lake.close()
+    folder.open(single_writer=True)
 
 
 # a log that a power cut tore

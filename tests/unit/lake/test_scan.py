@@ -9,9 +9,10 @@ import pytest
 
 from bridge.errors import QueryCancelled
 from bridge.lake import parquet, scan
-from bridge.lake.footers import Footer, FooterCache
+from bridge.lake.block_file import Check
+from bridge.lake.footers import FooterCache
 from bridge.lake.head_view import HeadRows
-from bridge.lake.row_groups import RowGroup, RowGroups, Wanted
+from bridge.lake.row_groups import FileRead, RowGroup, RowGroups
 from bridge.lake.scan import Scan, ScanFile, Slice
 from bridge.lake.selection import Found, Selection
 from bridge.model.time_range import TimeRange
@@ -112,11 +113,9 @@ def test_row_groups_of_other_metrics_series_and_times_are_not_read(lake: FileLak
     reads: list[int] = []
     original = RowGroups.read
 
-    def counted(
-        self: RowGroups, path: str, footer: Footer, groups: Sequence[Wanted]
-    ) -> Iterator[RowGroup]:
-        reads.append(len(groups))
-        return original(self, path, footer, groups)
+    def counted(self: RowGroups, wanted: Sequence[FileRead], check: Check) -> Iterator[RowGroup]:
+        reads.extend(len(read.groups) for read in wanted)
+        return original(self, wanted, check)
 
     with patch.object(RowGroups, "read", counted):
         got = gather(list(start(lake, one, T, T + DAY, footers=footers).slices()))

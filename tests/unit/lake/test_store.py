@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import AlreadyRunning, ConfigError, StorageUnavailable
-from bridge.lake.store import FolderStore, open_store
+from bridge.lake.folder_store import FolderStore
+from bridge.lake.store import open_store
 
 KEY = "samples/date=2026-11-21/f-1.parquet"
 
@@ -32,10 +33,11 @@ def refuse_links(error_number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", link)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/lake", "gs://bucket", "memory://x", "https://h/x"])
+@pytest.mark.parametrize("uri", ["hdfs://bucket/lake", "memory://x", "https://key:secret@h/x"])
 def test_other_schemes_are_refused_with_those_that_are_taken(uri: str) -> None:
-    with pytest.raises(ConfigError, match=r"taken now are folders: .*file:///"):
+    with pytest.raises(ConfigError, match=r"taken are folders .*file:///.*s3://") as caught:
         open_store(uri)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_the_lock_of_a_single_writer_holds_across_processes(folder: FolderStore)
     """LAKE-6."""
     folder.lock(exclusive=True)
     script = (
-        "import sys; from pathlib import Path; from bridge.lake.store import FolderStore; "
+        "import sys; from pathlib import Path; from bridge.lake.folder_store import FolderStore; "
         "FolderStore(Path(sys.argv[1])).lock(exclusive=True)"
     )
     command = [sys.executable, "-c", script, str(folder.root)]
@@ -172,3 +174,40 @@ def test_the_lock_of_a_single_writer_holds_across_processes(folder: FolderStore)
     assert "AlreadyRunning" in refused.stderr
     folder.close()
     subprocess.run(command, check=True)
+
+
+@pytest.mark.parametrize("uri", ["s3:/bucket/lake", "s3:bucket", "file:/tmp/x", "az:/c", "GS:/b/x"])
+def test_a_mistyped_uri_is_refused_and_nothing_is_made(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scheme = uri.partition(":")[0].lower()
+    with pytest.raises(ConfigError, match=rf"lake\.uri begins with '{scheme}:' .*\({scheme}://"):
+        open_store(uri)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lake\.uri: there is no folder .*/none/lake"):
+        open_store(str(tmp_path / "none/lake"), is_read_only=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="there is no folder"):
+        open_store(str(tmp_path / "file"), is_read_only=True)
+
+
+def test_a_reader_needs_no_right_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root has every right, so the answer of the kernel is made."""
+    rights = os.R_OK | os.X_OK
+
+    def access(_path: object, mode: int) -> bool:
+        return not mode & ~rights
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(ConfigError, match="not writable"):
+        open_store(str(tmp_path))
+    (tmp_path / "object").write_bytes(b"1")
+    assert open_store(str(tmp_path), is_read_only=True).read("object") == b"1"
+    rights = os.X_OK
+    with pytest.raises(ConfigError, match="cannot be read"):
+        open_store(str(tmp_path), is_read_only=True)

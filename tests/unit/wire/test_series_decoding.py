@@ -185,6 +185,15 @@ def test_texts_are_utf8_exactly_where_python_says_so() -> None:
             assert ordinal not in refused, text
 
 
+def test_a_series_is_as_long_as_all_of_its_labels(registry: Registry) -> None:
+    labels = [raw.label(b"a", b"12345"), raw.label(b"b", b"12345")]
+    bodies = [series_v1(UP, *labels, SAMPLE), series_v1(UP, *labels, raw.label(b"c", b""), SAMPLE)]
+    written = write(registry, 1, b"".join(bodies), Limits(series_bytes_max=22))
+    assert written.refs == [0]
+    assert written.decoded.rejections == {"label_limit": 1}
+    assert registry.label_lengths(np.array([0, 0], np.uint32)).tolist() == [22, 22]
+
+
 def test_label_limits_count_what_was_sent(registry: Registry) -> None:
     limits = Limits(label_count_max=2, label_name_bytes_max=8, label_value_bytes_max=3)
     good = series_v1(UP, raw.label(b"a", b"xyz"), SAMPLE)

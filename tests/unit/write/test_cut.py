@@ -7,6 +7,7 @@ from typing import Any
 import cramjam
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from bridge.lake.schema import METADATA, SAMPLES, SERIES
@@ -47,8 +48,8 @@ def fill(head: Head, series: list[Series], position: int) -> None:
     assert not decoded.rejections
     block.reserved += decoded.sample_count
     block.has_start |= decoded.has_start
-    head.publish()
-    head.cover(position)
+    head.publish(position)
+    head.cover(position, position)
 
 
 def new_head() -> Head:
@@ -144,6 +145,24 @@ def test_series_rows_are_written_once_a_month(tmp_path: Path) -> None:
         head.cut(position, None)
         months.append([file.partition for file in cut.files[SERIES]])
     assert months == [["2026-09"], [], [], ["2026-10"], [], []]
+
+
+def test_labels_are_rendered_by_their_bytes_however_long_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.write.cut.SERIES_BATCH_BYTES", 1000)
+    head, cutter = new_head(), Cutter(tmp_path / "cut", 120)
+    lengths = [10, 2000, 400, 400, 400, 3000]
+    series = [
+        named("a", (MIDNIGHT_MS, 1.0), text=f"{number}" + "x" * length)
+        for number, length in enumerate(lengths)
+    ]
+    fill(head, series, 1)
+    cut = cutter.cut(frozen(head, cutter))
+    (file,) = cut.files[SERIES]
+    groups = pq.ParquetFile(file.path)
+    assert 4 <= groups.num_row_groups <= 6
+    assert sorted(len(row[2]["text"]) - 1 for row in rows_of(cut, SERIES)) == sorted(lengths)
 
 
 def test_metadata_is_written_when_new_and_once_a_day(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from bridge.errors import CorruptBody, Overloaded, StorageUnavailable, TooManySamples
 from bridge.lake.head_view import HeadRows
+from bridge.model.options import Size
 from bridge.wire.decoded import Limits, MetadataEntry
 from bridge.wire.series import SeriesRegistry
 from bridge.write.head import METADATA_BYTES_MAX, METADATA_TEXT_MAX, Head, MetadataTable
 from bridge.write.ingest import CutJob, Ingest, WriteJob
 from bridge.write.wal.log import WalSettings, WriteAheadLog
+from bridge.write.wal.record import BLOCK_BYTES
 from tests.oracle.bodies import Series, snappy, v1_body, v2_body
 
 NOW_MS = 1_790_000_000_000
@@ -39,11 +41,12 @@ class Rig:
             limits or Limits(),
             head_bytes_max,
             1 << 40,
+            0,
             self.on_full,
             self.answer,
         )
         self.answers = threading.Semaphore(0)
-        self.report = self.ingest.replay(0, self.make_room)
+        self.report = self.ingest.replay(0, 0, self.make_room)
         self.thread = threading.Thread(target=self.ingest.run)
         self.thread.start()
 
@@ -297,6 +300,71 @@ def test_a_log_that_the_lake_has_is_never_full(start: Callable[..., Rig]) -> Non
     rig.ingest.allow_removal(1)
     (accepted,) = rig.write(v1_body([named("a", (2, 1.0))]))
     assert accepted.error is None
+
+
+def test_a_sink_that_lags_holds_segments_up_to_the_cap_and_nobody_up(
+    start: Callable[..., Rig],
+) -> None:
+    """SINK-5."""
+    rig = start()
+    rig.ingest.keep_for(lambda: 0)
+    rig.wal._settings = WalSettings(path=rig.wal._path, segment_size=Size(1))
+    for number in range(1, 6):
+        (job,) = rig.write(v1_body([named("a", (number, 1.0))]))
+        assert job.error is None
+        rig.ingest.allow_removal(number)
+    assert rig.wal.first_number == 1, "all is kept for the sink"
+    rig.ingest._wal_bytes_max = rig.wal.size_bytes
+    (job,) = rig.write(v1_body([named("a", (6, 1.0))]))
+    assert job.error is None
+    rig.write(v1_body([named("a", (7, 1.0))]))
+    assert rig.wal.first_number > 1, "the oldest are gone"
+    assert rig.wal.last_number == 7
+
+
+def test_a_sink_that_lags_holds_nobody_up_where_the_disk_is_smaller_than_the_cap(
+    start: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SINK-5."""
+    rig = start()
+    rig.ingest.keep_for(lambda: 0)
+    rig.wal._settings = WalSettings(path=rig.wal._path, segment_size=Size(1))
+    disk_bytes = 20 * BLOCK_BYTES
+    monkeypatch.setattr(rig.wal, "free_bytes", lambda: disk_bytes - rig.wal.size_bytes)
+    rig.ingest._free_bytes_min = 4 * BLOCK_BYTES
+    for number in range(1, 30):
+        (job,) = rig.write(v1_body([named("a", (number, 1.0))]))
+        rig.ingest.allow_removal(rig.wal.last_number)
+        if isinstance(job.error, StorageUnavailable):  # the room comes with the next one
+            (job,) = rig.write(v1_body([named("a", (number, 1.0))]))
+        assert job.error is None
+    assert rig.wal.size_bytes < disk_bytes
+    assert rig.wal.first_number > 15
+
+
+def test_a_disk_that_was_made_read_only_ends_no_thread(
+    start: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = start()
+    rig.wal._settings = WalSettings(path=rig.wal._path, segment_size=Size(1))
+    for number in (1, 2, 3):
+        rig.write(v1_body([named("a", (number, 1.0))]))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        rig.ingest.allow_removal(3)
+        (job,) = rig.write(v1_body([named("a", (4, 1.0))]))
+    assert job.error is None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", fail)
+        (job,) = rig.write(v1_body([named("a", (5, 1.0))]))
+        assert isinstance(job.error, StorageUnavailable)
+    (job,) = rig.write(v1_body([named("a", (6, 1.0))]))
+    assert job.error is None
+    assert rig.wal.first_number == 4
 
 
 METADATA = snappy(b"\x1a\x08\x08\x01\x12\x01x\x22\x01h")  # counter x, help h

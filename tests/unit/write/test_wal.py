@@ -10,7 +10,7 @@ import pytest
 from bridge.errors import AlreadyRunning, ConfigError, FormatTooNew, StorageUnavailable
 from bridge.model.options import Size
 from bridge.write.wal.log import ReplayReport, WalSettings, WriteAheadLog
-from bridge.write.wal.record import BLOCK_BYTES, HEADER_BYTES, Record
+from bridge.write.wal.record import BLOCK_BYTES, HEADER_BYTES
 
 
 def open_log(path: Path, segment_size: int = 1 << 20) -> WriteAheadLog:
@@ -29,7 +29,11 @@ def append(wal: WriteAheadLog, count: int) -> None:
     for _ in range(count):
         number = wal.last_number + 1
         wal.append(
-            Record(number, number * 1000, 1 + number % 2, refused_of(number), body_of(number))
+            receive_ms=number * 1000,
+            fmt=1 + number % 2,
+            refused=refused_of(number),
+            body=body_of(number),
+            sample_count=number,
         )
     wal.sync()
 
@@ -43,8 +47,14 @@ def replay(wal: WriteAheadLog, after: int = 0) -> tuple[list[int], ReplayReport]
         assert record.refused == refused_of(record.number)
         assert record.receive_ms == record.number * 1000
         assert record.format == 1 + record.number % 2
+        assert record.sample_total == total_of(record.number)
         numbers.append(record.number)
     return numbers, report
+
+
+def total_of(number: int) -> int:
+    """Records have as many samples as their number."""
+    return number * (number + 1) // 2
 
 
 @pytest.fixture
@@ -225,6 +235,64 @@ def test_segments_go_once_they_are_passed_and_the_newest_stays(tmp_path: Path) -
     wal.close()
 
 
+def test_a_newest_segment_without_a_head_takes_no_total_back(tmp_path: Path) -> None:
+    """A kill between the making of a segment and its head."""
+    wal = open_log(tmp_path, segment_size=1)
+    replay(wal)
+    for _ in range(3):
+        append(wal, 1)
+    wal.close()
+    (tmp_path / f"{4:020d}.wal").touch()
+    wal = open_log(tmp_path, segment_size=1)
+    wal.find_end()
+    assert (wal.last_number, wal.sample_total_at(3)) == (3, total_of(3))
+    assert replay(wal, after=3)[0] == []
+    assert wal.safe_sample_total == total_of(3)
+    append(wal, 1)
+    wal.close()
+    assert replay(open_log(tmp_path))[0] == [1, 2, 3, 4]
+
+
+def test_a_segment_whose_head_cannot_be_written_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = open_log(tmp_path, segment_size=1)
+    replay(wal)
+    append(wal, 1)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(StorageUnavailable, match="No space left"):
+            append(wal, 1)
+    assert [path.name for path in tmp_path.glob("*.wal")] == [f"{1:020d}.wal"]
+    append(wal, 1)
+    assert wal.last_number == 2
+    wal.close()
+
+
+def test_a_disk_that_lets_no_segment_go_is_an_error_and_the_log_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = open_log(tmp_path, segment_size=1)
+    replay(wal)
+    for _ in range(3):
+        append(wal, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        with pytest.raises(StorageUnavailable, match="Read-only"):
+            wal.remove_through(3)
+    assert wal.segment_count == 3
+    assert wal.remove_through(3) == 2
+    wal.close()
+
+
 def test_size_is_what_lies_on_the_disk(tmp_path: Path) -> None:
     wal = open_log(tmp_path, segment_size=300)
     replay(wal)
@@ -278,7 +346,7 @@ def test_a_full_disk_leaves_nothing_of_the_record(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", half_then_full)
-    wal.append(Record(4, 4000, 1, b"", b"x" * 10_000))
+    wal.append(receive_ms=4000, fmt=1, refused=b"", body=b"x" * 10_000, sample_count=1)
     with pytest.raises(StorageUnavailable, match="No space left"):
         wal.sync()
     assert segment_of(tmp_path).stat().st_size == size
@@ -343,6 +411,59 @@ def test_a_block_of_zeros_is_damage_and_padding_is_not(tmp_path: Path) -> None:
     assert numbers == [1, 2, 3, 7, 8, 9, 10, 11, 12]
     assert (report.lost_records, report.damaged_bytes) == (3, BLOCK_BYTES)
     wal.close()
+
+
+@pytest.fixture
+def gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A log with records 1, 2 and 4; the fsync of 3 failed, and yet it is in the first segment."""
+    wal = open_log(tmp_path)
+    replay(wal)
+    append(wal, 2)
+    with monkeypatch.context() as patch:
+
+        def failing(fd: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        patch.setattr(os, "fdatasync", failing)
+        with pytest.raises(StorageUnavailable, match="Input/output error"):
+            append(wal, 1)
+    assert (wal.safe_number, wal.safe_sample_total) == (2, total_of(2))
+    append(wal, 1)
+    assert (wal.safe_number, wal.safe_sample_total) == (4, total_of(2) + 4)
+    wal.close()
+    return tmp_path
+
+
+def read_totals(path: Path) -> tuple[dict[int, int], ReplayReport, int]:
+    wal = open_log(path)
+    report = ReplayReport()
+    totals = {record.number: record.sample_total for record in wal.replay(0, report)}
+    append(wal, 1)
+    wal.close()
+    return totals, report, wal.safe_sample_total
+
+
+def test_what_a_failed_fsync_took_counts_nowhere_even_if_it_is_there_after_all(
+    gave_up: Path,
+) -> None:
+    """WAL-4: it was answered 503, and the sender has sent it again."""
+    totals, report, end = read_totals(gave_up)
+    assert totals == {1: 1, 2: 3, 3: 6, 4: 7}
+    assert (report.lost_records, end) == (0, 7 + 5)
+
+
+def test_what_a_failed_fsync_took_is_not_lost(gave_up: Path) -> None:
+    os.truncate(segment_of(gave_up), 2 * BLOCK_BYTES)
+    totals, report, end = read_totals(gave_up)
+    assert totals == {1: 1, 2: 3, 4: 7}
+    assert (report.lost_records, end) == (0, 7 + 5)
+
+
+def test_a_record_that_was_safe_is_lost_where_the_end_of_its_segment_is(gave_up: Path) -> None:
+    os.truncate(segment_of(gave_up), BLOCK_BYTES)
+    totals, report, end = read_totals(gave_up)
+    assert totals == {4: 7}
+    assert (report.lost_records, end) == (3, 7 + 5)
 
 
 def test_after_a_failed_fsync_a_new_segment_is_begun(
