@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := $(shell find bridge -name '_*.pyx' -o -name '_*.pxd')
+SOURCES := $(shell find bridge downsample -name '_*.pyx' -o -name '_*.pxd')
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,4 +50,4 @@ lock: install ## refresh requirements.lock from pyproject.toml
 
 clean: ## remove what was built
 	rm -rf $(VENV) .servers build *.egg-info
-	find bridge -name '_*.c' -delete -o -name '_*.cpp' -delete -o -name '*.so' -delete
+	find bridge downsample -name "_*.c" -delete -o -name "_*.cpp" -delete -o -name "*.so" -delete

@@ -23,7 +23,8 @@ EXTENSIONS = [
         include_dirs=[pa.get_include()],
         extra_compile_args=["-O3", "-fno-strict-aliasing"],
     )
-    for source in sorted(Path("bridge").rglob("_*.pyx"))
+    for folder in ("bridge", "downsample")
+    for source in sorted(Path(folder).rglob("_*.pyx"))
 ]
 
 setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES, quiet=True))

@@ -35,6 +35,7 @@ from bridge.write.ingest import WriteJob
 from bridge.write.receiver import settle
 from bridge.write.wal.log import WriteAheadLog
 from bridge.write.write_path import WritePath
+from downsample.resident import Resident
 
 log = structlog.get_logger()
 
@@ -103,6 +104,16 @@ class Bridge:
                 self._reader = self._make_reader(Files(self._store, cache))
                 stack.callback(self._reader.close)
             ProcessMetrics(self._registry, self._store, self._lake, cache)
+            self._downsampler: Resident | None = None
+            if settings.mode == "all" and settings.downsample.enabled:
+                self._downsampler = Resident(
+                    self._store,
+                    settings.lake,
+                    settings.downsample,
+                    settings.retention,
+                    lambda: self._lake.is_connected,
+                    self._registry,
+                )
             self._open = stack.pop_all()
 
     def _open_lake(self, wal: WriteAheadLog | None) -> tuple[Lake, Store]:
@@ -191,12 +202,16 @@ class Bridge:
         log.info("listening", address=address, lake=self._settings.lake.uri)
         if self._writer is not None:
             for name, work in self._writer.workers():
-                self._start_worker(name, work)
+                self._threads.append(self._start_worker(name, work))
+        if self._downsampler is not None:
+            self._start_worker("downsampler", self._downsampler.run)
         self._print_hint(address)
         await self._stopping.wait()
         log.info("stopping")
         self._is_stopping = True
         server.close()
+        if self._downsampler is not None:
+            self._downsampler.stop()
         await runner.cleanup()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.drain, self._threads)
@@ -289,7 +304,7 @@ class Bridge:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(settle, jobs)
 
-    def _start_worker(self, name: str, target: Callable[[], None]) -> None:
+    def _start_worker(self, name: str, target: Callable[[], None]) -> threading.Thread:
         def supervised() -> None:
             try:
                 target()
@@ -303,8 +318,8 @@ class Bridge:
                 self._stop_from_thread()
 
         thread = threading.Thread(target=supervised, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        return thread
 
     def _stop_from_thread(self) -> None:
         assert self._loop is not None

@@ -9,6 +9,8 @@ MODULES = (
     "bridge.wire._series",
     "bridge.wire._xor",
     "bridge.lake._rows",
+    "downsample._merge",
+    "downsample._rollup",
 )
 
 

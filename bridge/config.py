@@ -35,6 +35,13 @@ from bridge.write.head import HeadSettings
 from bridge.write.ingest import WriteSettings
 from bridge.write.sinks.influxdb.settings import InfluxdbSettings
 from bridge.write.wal.log import WalSettings
+from downsample.settings import (
+    DownsampleSettings,
+    RetentionSettings,
+    RetentionTime,
+    format_retention,
+    parse_retention,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ class Settings:
     write: WriteSettings = field(default_factory=WriteSettings)
     read: ReadSettings = field(default_factory=ReadSettings)
     influxdb: InfluxdbSettings = field(default_factory=InfluxdbSettings)
+    downsample: DownsampleSettings = field(default_factory=DownsampleSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,8 @@ class Option:
 
     Attributes:
         section: `lake`; empty above the sections.
-        key: `flush_interval`.
+        field: of the dataclass, `flush_interval`.
+        key: the same, or what the file says instead.
         flag_key: `flush-interval`.
         kind: its type.
         default: its default.
@@ -94,6 +104,7 @@ class Option:
     """
 
     section: str
+    field: str
     key: str
     flag_key: str
     kind: Any
@@ -148,7 +159,8 @@ def options() -> list[Option]:
         Option(
             section,
             item.name,
-            item.metadata["flag"] or item.name.replace("_", "-"),
+            key := item.metadata["key"] or item.name,
+            item.metadata["flag"] or key.replace("_", "-"),
             typing.get_type_hints(kind)[item.name],
             item.default,
             item.metadata["help"],
@@ -187,10 +199,10 @@ def load(path: Path | None, flags: Mapping[str, str | Sequence[str]]) -> Setting
         _check_names(f"{path}: {section}", content, allowed, "option")
         for key, value in content.items():
             place = f"{section}.{key}"
-            values[section][key] = known[place].parse(value, f"{path}: {place}")
+            values[section][known[place].field] = known[place].parse(value, f"{path}: {place}")
     for place, text in flags.items():
         item = known[place]
-        values[item.section][item.key] = item.parse(text, item.flag)
+        values[item.section][item.field] = item.parse(text, item.flag)
     return Settings(
         **values[""], **{section: kind(**values[section]) for section, kind in sections()}
     )
@@ -198,10 +210,13 @@ def load(path: Path | None, flags: Mapping[str, str | Sequence[str]]) -> Setting
 
 def render(kind: Any, value: Any) -> str:
     """The text that is parsed as this value."""
-    if kind is Duration:
-        return format_duration(value)
-    if kind is Size:
-        return format_size(value)
+    formats: dict[Any, Callable[[Any], str]] = {
+        Duration: format_duration,
+        Size: format_size,
+        RetentionTime: format_retention,
+    }
+    if kind in formats:
+        return formats[kind](value)
     if value is None:
         return ""
     if kind is KeyValues:
@@ -301,6 +316,7 @@ _PARSERS: dict[Any, Callable[[Any], Any]] = {
     Duration | None: lambda value: _positive(parse_duration(str(value))),
     tuple[str, ...]: _parse_texts,
     KeyValues: _parse_pairs,
+    RetentionTime: lambda value: parse_retention(str(value)),
 }
 
 

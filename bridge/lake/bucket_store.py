@@ -6,7 +6,9 @@ options (`store_options`) one obstore object is made, and delta-rs is given the 
 The promise of a single writer is held by a lease (`lease`), an object beside the tables.
 """
 
+import contextlib
 import re
+import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, cast
@@ -63,6 +65,7 @@ class BucketStore(Store):
         uri = "/".join([f"{parts.scheme}://{parts.netloc}", *segments])
         super().__init__(uri, _connect(provider, uri, options), options)
         self._lease: Lease | None = None
+        self._commit_lock = threading.RLock()
 
     def check(self) -> None:
         """Lists and reads, as delta-rs does first."""
@@ -98,6 +101,10 @@ class BucketStore(Store):
         lease.start()
         self._lease = lease
 
+    def committing(self) -> contextlib.AbstractContextManager[object]:
+        """A lock, for who is alone."""
+        return contextlib.nullcontext() if self._lease is None else self._commit_lock
+
     def check_alone(self) -> None:
         """Renews the lease if that is due."""
         if self._lease is not None:
@@ -105,9 +112,13 @@ class BucketStore(Store):
 
     def close(self) -> None:
         """Gives the lease back."""
-        if self._lease is not None:
+        if self._lease is None:
+            return
+        if self._commit_lock.acquire(blocking=False):
             self._lease.release()
             self._lease = None
+            self._commit_lock.release()
+        # Else a commit is on its way, and the lease has to be dead before another one commits.
 
 
 def _connect(provider: Provider, uri: str, options: Mapping[str, str]) -> Objects:

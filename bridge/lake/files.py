@@ -72,6 +72,7 @@ class OpenFiles:
                 self.source(path),
                 metadata=parsed,
                 read_dictionary=list(read_dictionary),
+                page_checksum_verification=True,
                 # Reads across the gaps between columns, which are not held.
                 pre_buffer=is_local,
             ) as file,

@@ -1,7 +1,7 @@
 """The lake: the tables, what is committed to them, and what a query sees of them.
 
     one committing thread   upload ──> commit series, metadata ──> commit samples (the position)
-    any thread              snapshot(): samples, then metadata, then series (LAKE-3)
+    any thread              snapshot(): samples, rollups, metadata, series (LAKE-3, LAKE-16)
 
 Commits and snapshots hold table objects of their own, so that a read never waits for a commit that
 tries again and again. A snapshot is refreshed when it is older than the refresh interval, or when
@@ -21,16 +21,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Self
 
-import pyarrow as pa
 import structlog
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from bridge.errors import ConfigError, FormatTooNew, StorageRefused, StorageUnavailable
 from bridge.lake.data_file import DataFile
-from bridge.lake.schema import METADATA, SAMPLES, SERIES, TABLES, TableSchema
+from bridge.lake.schema import (
+    FLUSHED,
+    METADATA,
+    SAMPLES,
+    SAMPLES_1H,
+    SAMPLES_5M,
+    SERIES,
+    SNAPSHOT_ORDER,
+    TABLES,
+    TableSchema,
+)
 from bridge.lake.snapshot import Snapshot, TableFiles
 from bridge.lake.store import Store
 from bridge.lake.store_errors import explain
@@ -91,8 +100,13 @@ class Lake:
         self._receiver_ids: set[str] = set()
         self._commit_count = 0
         self._views = {
-            name: _View(store, schema, may_be_missing=is_read_only)
-            for name, schema in TABLES.items()
+            name: _View(
+                store,
+                TABLES[name],
+                # The rollups are made by the first maintenance.
+                may_be_missing=is_read_only or name not in FLUSHED,
+            )
+            for name in SNAPSHOT_ORDER
         }
         self._refresh_lock = threading.Lock()
         self._refresh_count = 0
@@ -160,9 +174,10 @@ class Lake:
             self._is_locked = True
         if not self._single_writer:
             self._store.probe_put_if_absent()
+        # The rollups' too: a torn log of theirs would stop every read.
         for name in TABLES:
             set_torn_log_aside(self._store, name)
-        self._tables = {name: LakeTable(self._store, schema) for name, schema in TABLES.items()}
+        self._tables = {name: LakeTable(self._store, TABLES[name]) for name in FLUSHED}
 
     def _check_connected(self) -> None:
         if not self._is_connected:
@@ -306,18 +321,29 @@ class Lake:
         self._failed = error, self._clock(), commit_count
 
     def _look(self) -> Snapshot:
-        samples, positions = self._views[SAMPLES].refresh(tuple(self._receiver_ids))
-        metadata, _ = self._views[METADATA].refresh()
-        series, _ = self._views[SERIES].refresh()
+        positions: dict[str, int] = {}
+        files: dict[str, TableFiles] = {}
+        for name in SNAPSHOT_ORDER:
+            receiver_ids = tuple(self._receiver_ids) if name == SAMPLES else ()
+            files[name], found = self._views[name].refresh(receiver_ids)
+            positions |= found
         self._store.check_answers()
-        versions = {name: view.version for name, view in self._views.items()}
-        if versions[SAMPLES] < 0 and not self._is_said_empty:
+        versions = {name: view.version for name, view in self._views.items() if view.version >= 0}
+        if SAMPLES not in versions and not self._is_said_empty:
             self._is_said_empty = True
             log.warning("there is nothing in the lake yet, reads are empty", uri=self._store.uri)
-        for name, version in versions.items():
-            if version < 0 <= versions[SAMPLES]:  # it was made before `samples`
+        for name in FLUSHED:
+            if name not in versions and SAMPLES in versions:  # it was made before `samples`
                 raise StorageUnavailable(f"the table {self._store.uri_of(name)} is gone")
-        return Snapshot(samples, series, metadata, positions, versions)
+        return Snapshot(
+            samples=files[SAMPLES],
+            series=files[SERIES],
+            metadata=files[METADATA],
+            positions=positions,
+            versions=versions,
+            samples_5m=files[SAMPLES_5M],
+            samples_1h=files[SAMPLES_1H],
+        )
 
     def _fresh(self) -> Snapshot | None:
         """The last snapshot, if it is young enough and nothing was committed since.
@@ -349,6 +375,7 @@ class _View:
         self._may_be_missing = may_be_missing
         self._store = store
         self._schema = schema
+        self._prefix = store.uri_of(f"{schema.name}/")
         self._delta: DeltaTable | None = None
         self._opened_version = 0
         self._files: TableFiles | None = None
@@ -376,7 +403,8 @@ class _View:
         self.operation_counts["open"] += 1
         self._delta = open_table(self._store, self._schema)
         if self._delta is None and self._may_be_missing and self.version < 0:
-            return self._files_of(pa.table({})), {}
+            self._files = None
+            return TableFiles.none_of(self._prefix, self._schema.partition), {}
         if self._delta is None:
             raise StorageUnavailable(f"the table {self._store.uri_of(self._schema.name)} is gone")
         self._opened_version = self._delta.version()
@@ -396,14 +424,15 @@ class _View:
         version = delta.version()
         if self._files is None or version != self.version:
             self._positions.clear()
-            self._files = self._files_of(delta.get_add_actions(flatten=True))
+            self._files = TableFiles.from_actions(
+                self._prefix,
+                delta.get_add_actions(flatten=True),
+                self._schema.partition,
+                self._schema.time_column,
+            )
             self.version = version
         for receiver_id in receiver_ids:
             if receiver_id not in self._positions:
                 self._positions[receiver_id] = delta.transaction_version(receiver_id)
         known = {key: position for key, position in self._positions.items() if position is not None}
         return self._files, known
-
-    def _files_of(self, actions: Any) -> TableFiles:
-        prefix = self._store.uri_of(f"{self._schema.name}/")
-        return TableFiles.from_actions(prefix, actions, self._schema.partition)

@@ -22,6 +22,8 @@ DAY_MIN, DAY_MAX = -719_162, 2_932_896
 """0001-01-01 and 9999-12-31: what a date can name."""
 
 SAMPLES = "samples"
+SAMPLES_5M = "samples_5m"
+SAMPLES_1H = "samples_1h"
 SERIES = "series"
 METADATA = "metadata"
 
@@ -36,11 +38,13 @@ class TableSchema:
         name: folder below `lake.uri`.
         columns: Arrow schema of its Parquet files.
         partition: Arrow field that stands in the names of the folders; None if the table has none.
+        time_column: by which rows fall into partitions and files are left out; empty if none.
     """
 
     name: str
     columns: Any
     partition: Any
+    time_column: str = ""
 
     def full(self) -> Any:
         """The Arrow schema as readers of the table see it: columns and partition."""
@@ -55,6 +59,29 @@ class TableSchema:
         return f"{self.name}/{self.partition.name}={partition}/"
 
 
+_DATE = pa.field("date", pa.date32(), nullable=False)
+_MONTH = pa.field("month", pa.string(), nullable=False)
+
+# A window that holds a stale marker alone has count and resets 0 and nulls in the others.
+_ROLLUP_COLUMNS = pa.schema(
+    [
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("series_id", pa.int64(), nullable=False),
+        pa.field("window_end_ms", pa.int64(), nullable=False),
+        pa.field("count", pa.int32(), nullable=False),
+        pa.field("sum", pa.float64()),
+        pa.field("min", pa.float64()),
+        pa.field("max", pa.float64()),
+        pa.field("first", pa.float64()),
+        pa.field("last", pa.float64()),
+        pa.field("first_timestamp_ms", pa.int64()),
+        pa.field("last_timestamp_ms", pa.int64()),
+        pa.field("reset_drop", pa.float64()),
+        pa.field("resets", pa.int32(), nullable=False),
+        pa.field("stale_timestamp_ms", pa.int64()),
+    ]
+)
+
 # `series` rows have labels in canonical order, `__name__` among them.
 TABLES = {
     SERIES: TableSchema(
@@ -66,7 +93,7 @@ TABLES = {
                 pa.field("labels", pa.map_(pa.string(), pa.string()), nullable=False),
             ]
         ),
-        pa.field("month", pa.string(), nullable=False),
+        _MONTH,
     ),
     METADATA: TableSchema(
         METADATA,
@@ -93,10 +120,24 @@ TABLES = {
                 pa.field("replica", pa.string()),
             ]
         ),
-        pa.field("date", pa.date32(), nullable=False),
+        _DATE,
+        "timestamp_ms",
     ),
+    SAMPLES_5M: TableSchema(SAMPLES_5M, _ROLLUP_COLUMNS, _DATE, "window_end_ms"),
+    SAMPLES_1H: TableSchema(SAMPLES_1H, _ROLLUP_COLUMNS, _MONTH, "window_end_ms"),
 }
-"""In the order in which a flush commits them: what others need comes first (LAKE-3)."""
+
+FLUSHED = (SERIES, METADATA, SAMPLES)
+"""What receivers make and commit, in this order: what others need comes first (LAKE-3). The rollups
+are made by the maintenance."""
+
+SNAPSHOT_ORDER = (SAMPLES, SAMPLES_5M, SAMPLES_1H, METADATA, SERIES)
+"""In which readers open the tables: rows are handed on to tables that stand behind (LAKE-3,
+LAKE-16)."""
+
+MAINTENANCE_ORDER = (SAMPLES_5M, SAMPLES_1H, SAMPLES, METADATA, SERIES)
+"""In which the maintenance opens the tables, and commits what it makes of a span: rollups before
+the samples that they are made of (LAKE-17)."""
 
 
 def date_of(timestamp_ms: int) -> str:

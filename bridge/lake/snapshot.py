@@ -7,6 +7,8 @@ file without statistics is never pruned by them.
 Invariants:
     LAKE-3  `samples` is taken before `series`, and writers commit them the other way round, so that
             the series of every sample in a snapshot are in it too.
+    LAKE-16 `samples` is taken before the rollups, and what expires goes only where its rollup was
+            committed before, so that a snapshot has at least one of them.
     LAKE-7  a file that is left out holds no row that was asked for.
 """
 
@@ -36,8 +38,8 @@ class LakeFile:
         size_bytes: size of the file.
         metric_min: no metric in it is smaller, by code points.
         metric_max: no metric in it is greater.
-        timestamp_ms_min: no sample in it is older.
-        timestamp_ms_max: no sample in it is younger.
+        timestamp_ms_min: no sample in it is older; of a rollup, no window ends earlier.
+        timestamp_ms_max: no sample in it is younger; of a rollup, no window ends later.
     """
 
     path: str
@@ -53,6 +55,8 @@ class LakeFile:
 @dataclass(frozen=True, slots=True)
 class TableFiles:
     """All files of one version of one table; the columns have one row per file.
+
+    Times are those of the table's time column: `timestamp_ms`, or `window_end_ms` of a rollup.
 
     Attributes:
         prefix: what a path in the log is relative to, `/` at its end.
@@ -77,13 +81,16 @@ class TableFiles:
     timestamp_ms_maxima: I64Array
 
     @classmethod
-    def from_actions(cls, prefix: str, actions: Any, partition: Any) -> Self:
+    def from_actions(
+        cls, prefix: str, actions: Any, partition: Any, time_column: str = "timestamp_ms"
+    ) -> Self:
         """Columns of what `DeltaTable.get_add_actions(flatten=True)` gives.
 
         Args:
             prefix: of every path.
             actions: Arrow table; columns are missing when no file has that statistic.
             partition: Arrow field of the partition column; None if there is none.
+            time_column: whose statistics bound the times.
         """
         table = pa.table(actions)
 
@@ -109,9 +116,14 @@ class TableFiles:
             sizes_bytes=numbers("size_bytes", 0),
             metric_minima=column("min.metric", text, ""),
             metric_maxima=column("max.metric", text, _METRIC_MAX),
-            timestamp_ms_minima=numbers("min.timestamp_ms", _MS_MIN),
-            timestamp_ms_maxima=numbers("max.timestamp_ms", _MS_MAX),
+            timestamp_ms_minima=numbers(f"min.{time_column}", _MS_MIN),
+            timestamp_ms_maxima=numbers(f"max.{time_column}", _MS_MAX),
         )
+
+    @classmethod
+    def none_of(cls, prefix: str, partition: Any) -> Self:
+        """The files of a table that has none, or is not there."""
+        return cls.from_actions(prefix, pa.table({}), partition)
 
     def __len__(self) -> int:
         return len(self.row_counts)
@@ -126,7 +138,7 @@ class TableFiles:
         return np.asarray(bounds, np.bool_)
 
     def with_time(self, after_ms: int, until_ms: int) -> NDArray[np.bool_]:
-        """Which files can hold a sample in (after_ms, until_ms]."""
+        """Which files can hold a time in (after_ms, until_ms]."""
         return (self.timestamp_ms_maxima > after_ms) & (self.timestamp_ms_minima <= until_ms)
 
     def pick(self, mask: NDArray[np.bool_]) -> list[LakeFile]:
@@ -156,17 +168,23 @@ class TableFiles:
         return files
 
 
+def _no_rollups() -> TableFiles:
+    return TableFiles.none_of("", pa.field("partition", pa.string()))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One version of every table.
 
     Attributes:
         samples: files of the table.
-        series: files of the table, taken after `samples`.
+        series: files of the table, taken after all others.
         metadata: files of the table.
         positions: by receiver id, the last WAL record that `samples` covers; of the receivers that
             the lake object has been asked about.
-        versions: of each table, by name.
+        versions: of each table that is there, by name.
+        samples_5m: files of the table, taken after `samples`; none where nothing was rolled up yet.
+        samples_1h: files of the table, taken after `samples_5m`.
     """
 
     samples: TableFiles
@@ -174,6 +192,8 @@ class Snapshot:
     metadata: TableFiles
     positions: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
+    samples_5m: TableFiles = field(default_factory=_no_rollups)
+    samples_1h: TableFiles = field(default_factory=_no_rollups)
 
     def sample_files(self, metric: str | None, after_ms: int, until_ms: int) -> list[LakeFile]:
         """Files that can hold samples of `metric` in (after_ms, until_ms], oldest day first.
@@ -183,12 +203,15 @@ class Snapshot:
             after_ms: itself not included.
             until_ms: included.
         """
-        if until_ms <= after_ms:
-            return []
-        files = self.samples
-        mask = files.with_time(after_ms, until_ms)
-        mask &= files.with_metric(metric)
-        return files.pick(mask)
+        return _files_between(self.samples, metric, after_ms, until_ms)
+
+    def rollup_files_5m(self, metric: str | None, after_ms: int, until_ms: int) -> list[LakeFile]:
+        """Files that can hold 5m windows of `metric` that end in (after_ms, until_ms]."""
+        return _files_between(self.samples_5m, metric, after_ms, until_ms)
+
+    def rollup_files_1h(self, metric: str | None, after_ms: int, until_ms: int) -> list[LakeFile]:
+        """Files that can hold 1h windows of `metric` that end in (after_ms, until_ms]."""
+        return _files_between(self.samples_1h, metric, after_ms, until_ms)
 
     def series_files(self, metric: str | None, months: Iterable[str]) -> list[LakeFile]:
         """Files that can hold series of `metric` in these months, `2026-11`."""
@@ -204,3 +227,11 @@ class Snapshot:
     def months(self) -> list[str]:
         """The months that have series, ascending."""
         return sorted(pc.unique(self.series.partitions).to_pylist())
+
+
+def _files_between(
+    files: TableFiles, metric: str | None, after_ms: int, until_ms: int
+) -> list[LakeFile]:
+    if until_ms <= after_ms:
+        return []
+    return files.pick(files.with_time(after_ms, until_ms) & files.with_metric(metric))

@@ -155,6 +155,19 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def fetch_file(self, key: str, local_path: Path) -> None:
+        """Copies an object to the local disk, a part at a time.
+
+        Raises:
+            FileNotFoundError: the object is gone.
+            StorageUnavailable: try again; or the disk is full.
+        """
+        with self._asking(f"fetching {self.uri_of(key)}", may_miss=True):
+            self._count("get")
+            with local_path.open("wb") as file:
+                for part in self._objects.get(key).stream(min_chunk_size=PART_BYTES):
+                    file.write(part)
+
     def fetch_range(self, key: str, offset: int, length: int) -> tuple[bytes, int]:
         """A part of an object, shorter where that ends, and the size of the whole.
 
@@ -226,6 +239,14 @@ class Store:
             AlreadyRunning: another process holds it.
             StorageUnavailable: the store does not answer now, or refuses us; lock again.
         """
+
+    def committing(self) -> contextlib.AbstractContextManager[object]:
+        """Held by a thread from the version that it looked at to the commit behind it.
+
+        Only where put-if-absent is missing: then nothing but this keeps the receiver and the
+        maintenance of one process from making the same version (LAKE-6).
+        """
+        return contextlib.nullcontext()
 
     def check_alone(self) -> None:
         """Called before each commit: is the promise of a single writer still held?

@@ -24,7 +24,7 @@ takes 35 ms, following it 35 ms, opening at a checkpoint 55 ms. Looking up a tra
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from deltalake import CommitProperties, DeltaTable, Transaction
@@ -118,8 +118,15 @@ def create_table(store: Store, schema: TableSchema) -> DeltaTable:
 class LakeTable:
     """A table to commit to; used by one thread at a time."""
 
-    def __init__(self, store: Store, schema: TableSchema) -> None:
+    def __init__(
+        self, store: Store, schema: TableSchema, clock: Callable[[], float] = time.time
+    ) -> None:
         """Opens the table, making it if it is missing.
+
+        Args:
+            store: where it lies.
+            schema: which one it is.
+            clock: Unix seconds, when files are said to be committed.
 
         Raises:
             FormatTooNew: written by a newer prombridge.
@@ -129,6 +136,7 @@ class LakeTable:
         self.schema = schema
         self.operation_counts: Counter[str] = Counter(open=1)
         self._store = store
+        self._clock = clock
         self._delta = open_table(store, schema) or create_table(store, schema)
         self._known: dict[str, int] = {}
         self._checkpoint_version = self._last_checkpoint()
@@ -164,25 +172,11 @@ class LakeTable:
             if self._has(app_id, position):
                 self._sync()
                 return False
-            self._store.check_alone()  # LAKE-6
-            self.operation_counts["commit"] += 1
             try:
-                self._delta.create_write_transaction(
-                    actions,
-                    mode="append",
-                    schema=self._delta.schema(),
-                    partition_by=(
-                        [] if self.schema.partition is None else [self.schema.partition.name]
-                    ),
-                    commit_properties=CommitProperties(
-                        app_transactions=[Transaction(app_id, position, None)]
-                    ),
-                    post_commithook_properties=_NO_HOOKS,
-                )
+                with self._store.committing():
+                    self._write(actions, {app_id: position})
             except CommitFailedError as error:
-                failure = self._store.failure("committing", error)
-                self.operation_counts["conflict"] += 1
-                log.info("lake commit conflict", table=self.schema.name, error=str(failure))
+                self._note_conflict(error)
                 self._reopen()
             except (DeltaError, OSError) as error:
                 self._reopen()
@@ -206,6 +200,49 @@ class LakeTable:
             f"{COMMIT_ATTEMPTS} conflicts in a row"
         )
 
+    def _write(
+        self,
+        actions: Sequence[AddAction | RemoveAction],
+        transactions: Mapping[str, int],
+        *,
+        retries: int | None = None,
+    ) -> None:
+        """Tries to make the next version.
+
+        Args:
+            actions: files added and removed.
+            transactions: versions by application id.
+            retries: how often it may go on to a later version, if delta-rs finds nothing against
+                it; None for 15, 0 for the version behind the one that is held or none.
+
+        Raises:
+            AlreadyRunning: this process is not the single writer any more.
+            StorageUnavailable: whether it still is cannot be asked now.
+            CommitFailedError: others committed what stands against it, or too much at once.
+            DeltaError: the outcome is unknown.
+            OSError: the outcome is unknown.
+        """
+        self._store.check_alone()  # LAKE-6
+        self.operation_counts["commit"] += 1
+        self._delta.create_write_transaction(
+            list(actions),
+            mode="append",
+            schema=self._delta.schema(),
+            partition_by=[] if self.schema.partition is None else [self.schema.partition.name],
+            commit_properties=CommitProperties(
+                app_transactions=[
+                    Transaction(app_id, version, None) for app_id, version in transactions.items()
+                ],
+                max_commit_retries=retries,
+            ),
+            post_commithook_properties=_NO_HOOKS,
+        )
+
+    def _note_conflict(self, error: CommitFailedError) -> None:
+        self.operation_counts["conflict"] += 1
+        failure = self._store.failure("committing", error)
+        log.info("lake commit conflict", table=self.schema.name, error=str(failure))
+
     def _action(self, file: DataFile) -> AddAction:
         return AddAction(
             path=self.schema.folder_of(file.partition).removeprefix(f"{self.schema.name}/")
@@ -216,7 +253,7 @@ class LakeTable:
                 if self.schema.partition is None
                 else {self.schema.partition.name: file.partition}
             ),
-            modification_time=time.time_ns() // 1_000_000,
+            modification_time=int(self._clock() * 1000),
             data_change=True,
             stats=file.stats_json(),
         )
@@ -264,10 +301,12 @@ class LakeTable:
         self._synced_version = version
 
     def _checkpoint_sometimes(self) -> None:
+        if self._delta.version() - self._checkpoint_version >= CHECKPOINT_VERSIONS:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
         """Best effort: without it everything works, but slower every time."""
         version = self._delta.version()
-        if version - self._checkpoint_version < CHECKPOINT_VERSIONS:
-            return
         self.operation_counts["checkpoint"] += 1
         try:
             self._delta.create_checkpoint()

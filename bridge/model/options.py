@@ -4,11 +4,14 @@ Settings are frozen dataclasses beside what they configure. A field's name is it
 file and, with hyphens, its flag; its type says how its text is read.
 """
 
+import contextlib
 import re
 from dataclasses import field
+from datetime import datetime
 from typing import Any, NewType
 
 from bridge.errors import ConfigError
+from bridge.model.time_range import AFTER_MS_MIN, UNTIL_MS_MAX
 
 Duration = NewType("Duration", float)
 """Seconds; written as Prometheus writes durations: 500ms, 60s, 5m, 1h30m, 30d."""
@@ -41,15 +44,16 @@ _SIZE_UNITS = {
 }
 
 
-def option(default: Any, text: str, *, flag: str = "") -> Any:
+def option(default: Any, text: str, *, flag: str = "", key: str = "") -> Any:
     """A dataclass field with its default and the sentence that `--help` shows.
 
     Args:
         default: of the type of the field.
         text: what it does.
-        flag: the end of its flag where that is not the field's name, `storage-option`.
+        flag: the end of its flag where that is not the key, `storage-option`.
+        key: its name in the file where that is not the field's: no identifier begins with a digit.
     """
-    return field(default=default, metadata={"help": text, "flag": flag})
+    return field(default=default, metadata={"help": text, "flag": flag, "key": key})
 
 
 def parse_duration(text: str) -> Duration:
@@ -65,6 +69,28 @@ def parse_duration(text: str) -> Duration:
             "30d, 1y"
         )
     return Duration(sum(int(count) * _DURATION_UNITS_S[unit] for count, unit in parts))
+
+
+def parse_instant_ms(text: str) -> int:
+    """Unix ms of `2026-11-21T14:00:00Z`, or of Unix seconds.
+
+    Raises:
+        ConfigError: neither.
+    """
+    instant: float | None = None
+    try:
+        instant = float(text)
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(text)
+            instant = moment.timestamp() if moment.tzinfo else None
+    # The years that a partition can name; Unix ms by mistake lie behind them.
+    if instant is None or not AFTER_MS_MIN < instant * 1000 <= UNTIL_MS_MAX:
+        raise ConfigError(
+            f"{text!r} is no instant; write RFC 3339 with a zone, 2026-11-21T14:00:00Z, or Unix "
+            "seconds"
+        )
+    return round(instant * 1000)
 
 
 def format_duration(duration: Duration) -> str:

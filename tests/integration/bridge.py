@@ -44,6 +44,12 @@ class Place:
         return sum(actions.column("num_records").to_pylist())
 
 
+def environment_of(lake: Place) -> dict[str, str]:
+    """What a process of ours has in its environment to reach a lake, and no other credentials."""
+    plain = {key: text for key, text in os.environ.items() if not _CREDENTIALS.fullmatch(key)}
+    return {**plain, **lake.environment}
+
+
 class Bridge(ServerProcess):
     """`prombridge serve`; `stop` drains and flushes, `kill` does not.
 
@@ -56,6 +62,7 @@ class Bridge(ServerProcess):
         wal_path: if it is not in the folder.
         cache_path: the same.
         prefix: before the command line.
+        is_downsampling: whether the lake is maintained too, as it is by default in mode all.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class Bridge(ServerProcess):
         wal_path: Path | None = None,
         cache_path: Path | None = None,
         prefix: Sequence[str] = (),
+        is_downsampling: bool = False,
     ) -> None:
         self.lake_path = folder / "lake"
         self.wal_path = wal_path or folder / "wal"
@@ -90,11 +98,12 @@ class Bridge(ServerProcess):
                 f"--lake.cache-path={self.cache_path}",
                 f"--wal.path={self.wal_path}",
                 f"--lake.flush-interval={flush_interval}",
+                f"--downsample.enabled={str(is_downsampling).lower()}",
+                f"--downsample.scratch-path={folder / 'scratch'}",
                 *flags,
             ]
 
-        plain = {key: text for key, text in os.environ.items() if not _CREDENTIALS.fullmatch(key)}
-        super().__init__(name, folder, command, environment={**plain, **self.lake.environment})
+        super().__init__(name, folder, command, environment=environment_of(self.lake))
 
     @property
     def write_url(self) -> str:

@@ -7,6 +7,10 @@
 #   azurite/                Azure: installed by npm from the packages pinned in azurite/
 #   influxd                 InfluxDB 2: built by Go and cargo from the module pinned in influxdb/
 #
+# and, only when asked for by name (`build.sh thanos`), since no test needs it:
+#
+#   thanos                  what benchmarks/downsample.py measures beside us: Go, module in thanos/
+#
 # A server that cannot be had here is named, with the reason, and left out: that is no failure,
 # the tests fall back to what is on PATH, to a container, or skip loudly.
 #
@@ -104,6 +108,21 @@ build_versitygw() {
   mv "$work/bin/versitygw" "$out/versitygw"
   finish versitygw "$sum"
   say "versitygw $(version_line "$out/versitygw")"
+}
+
+build_thanos() {
+  local manifest=$here/thanos version sum
+  version=$(sed -n 's|^require github.com/thanos-io/thanos v||p' "$manifest/go.mod")
+  sum=$(made_from build_thanos "$manifest/go.mod" "$manifest/go.sum")
+  ! is_done thanos "$sum" thanos || return 0
+  begin thanos thanos
+  # The tags of its own releases.
+  CGO_ENABLED=0 build_go thanos -tags netgo,slicelabels \
+    -ldflags "-s -w -X github.com/prometheus/common/version.Version=$version" \
+    github.com/thanos-io/thanos/cmd/thanos || return 0
+  mv "$work/bin/thanos" "$out/thanos"
+  finish thanos "$sum"
+  say "$(version_line "$out/thanos")"
 }
 
 # InfluxDB's query language is a Rust library, which cgo asks pkg-config for. InfluxData's own
@@ -228,11 +247,19 @@ unpack_prometheus2() {
   say "$found"
 }
 
+case $* in
+  '') makers=(build_prometheus3 unpack_prometheus2 build_versitygw install_azurite build_influxd) ;;
+  thanos) makers=(build_thanos) ;;
+  *)
+    say "usage: build.sh [thanos]"
+    exit 2
+    ;;
+esac
 mkdir -p "$out"
 exec 9>"$out/.lock"
 if command -v flock >/dev/null; then flock 9; fi  # a second `make servers` waits, then finds all done
 
-for make in build_prometheus3 unpack_prometheus2 build_versitygw install_azurite build_influxd; do
+for make in "${makers[@]}"; do
   work=$out/.making
   rm -rf "$work"  # what a killed run left
   mkdir "$work"

@@ -20,7 +20,11 @@ def test_every_option_stands_in_the_reference_with_its_default() -> None:
 
 
 def test_every_metric_stands_in_the_reference() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "bridge").rglob("*.py"))
+    sources = "".join(
+        path.read_text()
+        for folder in ("bridge", "downsample")
+        for path in (ROOT / folder).rglob("*.py")
+    )
     defined = set(re.findall(r'"(prombridge_[a-z0-9_]+)"', sources))
     described = set(
         re.findall(r"`(prombridge_[a-z0-9_]+)`", (ROOT / "docs/metrics.md").read_text())
@@ -29,10 +33,10 @@ def test_every_metric_stands_in_the_reference() -> None:
 
 
 def test_every_invariant_that_is_cited_is_defined_and_guarded() -> None:
-    pattern = re.compile(r"\b(?:WAL|LAKE|WRITE|SINK|READ)-\d+\b")
+    pattern = re.compile(r"\b(?:WAL|LAKE|WRITE|SINK|READ|DOWN|ROLL|SQL)-\d+\b")
     cited = {
         tag
-        for folder in ("bridge", "tests")
+        for folder in ("bridge", "downsample", "tests")
         for path in (ROOT / folder).rglob("*.py")
         for tag in pattern.findall(path.read_text())
     }

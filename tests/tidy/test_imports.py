@@ -10,13 +10,13 @@ LAYERS = [
     {"bridge.cli", "bridge.__main__"},
     {"bridge.app"},
     {"bridge.config", "bridge.metrics"},
-    {"bridge.write", "bridge.read", "downsample"},
+    {"bridge.write", "bridge.read", "bridge.sql", "downsample"},
     {"bridge.lake", "bridge.http"},
     {"bridge.wire", "bridge.compiled"},
     {"bridge.model", "bridge.telemetry"},
     {"bridge.errors"},
 ]
-SIBLINGS = {"bridge.write", "bridge.read", "downsample"}
+SIBLINGS = {"bridge.write", "bridge.read", "bridge.sql", "downsample"}
 IMPURE = {"os", "pathlib", "socket", "shutil", "subprocess", "tempfile", "asyncio", "aiohttp"}
 PURE = ("bridge.wire", "bridge.model")
 
@@ -84,4 +84,7 @@ def test_package_files_hold_no_logic() -> None:
     for path in MODULES.values():
         if path.name == "__init__.py":
             body = ast.parse(path.read_text()).body
-            assert all(isinstance(node, ast.Expr) for node in body), f"logic in {path}"
+            # A name that users import may be handed on.
+            assert all(isinstance(node, ast.Expr | ast.ImportFrom) for node in body), (
+                f"logic in {path}"
+            )

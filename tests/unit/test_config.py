@@ -40,7 +40,10 @@ def test_every_default_is_read_back_from_its_text() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lakes: {}", "unknown section 'lakes'; allowed are head, influxdb, lake, log, mode"),
+        (
+            "lakes: {}",
+            "unknown section 'lakes'; allowed are downsample, head, influxdb, lake, log, mode",
+        ),
         ("mode: half", "mode: 'half' is none of all, write, read"),
         ("lake:\n  storage_options: [a]", "lake.storage_options: expected KEY=VALUE"),
         ("lake:\n  storage_options: {a: 1}", "lake.storage_options: keys and values have to be"),

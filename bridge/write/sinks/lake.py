@@ -43,7 +43,7 @@ from bridge.errors import (
     StorageUnavailable,
 )
 from bridge.lake.lake import Lake
-from bridge.lake.schema import SAMPLES, TABLES
+from bridge.lake.schema import FLUSHED, SAMPLES
 from bridge.write.cut import Cut, Cutter
 from bridge.write.head import Head, Rows
 from bridge.write.ingest import CutJob, Ingest
@@ -336,7 +336,7 @@ class LakeSink:
     def _upload(self, cut: Cut) -> None:
         """Tries once; what fails here, the commit puts again."""
         started_s = time.perf_counter()
-        for table in TABLES:
+        for table in FLUSHED:
             self._lake.upload(table, cut.files[table])
         self._metrics.duration.labels("upload").observe(time.perf_counter() - started_s)
 
@@ -346,7 +346,7 @@ class LakeSink:
         if cut.position > self.cursor.position:
             self.cursor = self.cursor.attempt(cut.position, cut.sample_total)
             store_cursor(self._cursor_path, self.cursor)
-            for table in TABLES:
+            for table in FLUSHED:
                 is_new = self._lake.commit(
                     table,
                     cut.files[table],

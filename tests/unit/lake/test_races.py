@@ -14,7 +14,7 @@ import pytest
 from deltalake import DeltaTable
 
 from bridge.lake.lake import Lake
-from bridge.lake.schema import TABLES
+from bridge.lake.schema import FLUSHED
 from bridge.lake.store import open_store
 from tests.integration.object_stores import s3_access
 
@@ -113,7 +113,7 @@ def test_processes_that_make_the_tables_and_append_at_once_lose_nothing(
     lake = place.open()
     assert {lake.position("samples", name) for name in names} == {COMMITS}
     lake.close()
-    created = {name: place.table(name).version() for name in TABLES}
+    created = {name: place.table(name).version() for name in FLUSHED}
     assert created == {
         "series": PROCESSES * COMMITS,
         "metadata": 0,

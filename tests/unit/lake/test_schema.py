@@ -4,7 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.lake.schema import DAY_MS, SAMPLES, TABLES, date_of, day_of, month_of
+from bridge.lake.schema import (
+    DAY_MS,
+    FLUSHED,
+    MAINTENANCE_ORDER,
+    SAMPLES,
+    SAMPLES_1H,
+    SAMPLES_5M,
+    SERIES,
+    SNAPSHOT_ORDER,
+    TABLES,
+    date_of,
+    day_of,
+    month_of,
+)
 from bridge.wire.decoded import TIMESTAMP_MS_MAX, TIMESTAMP_MS_MIN
 
 MIDNIGHT_MS = 1_795_219_200_000  # 2026-11-21T00:00:00Z
@@ -48,9 +61,23 @@ def test_files_lie_in_the_folder_of_their_partition() -> None:
         "series": "series/month=x/",
         "metadata": "metadata/",
         "samples": "samples/date=x/",
+        "samples_5m": "samples_5m/date=x/",
+        "samples_1h": "samples_1h/month=x/",
     }
 
 
-def test_samples_are_committed_last() -> None:
-    """LAKE-3."""
-    assert list(TABLES)[-1] == SAMPLES
+def test_tables_are_committed_in_the_order_that_their_readers_need() -> None:
+    """LAKE-3, LAKE-16, LAKE-17: what is handed on goes to a table that is opened later."""
+    assert set(SNAPSHOT_ORDER) == set(MAINTENANCE_ORDER) == set(TABLES)
+    assert FLUSHED[-1] == SAMPLES
+    assert SNAPSHOT_ORDER[-1] == SERIES
+    for order, first in ((SNAPSHOT_ORDER, SAMPLES), (MAINTENANCE_ORDER, SAMPLES_5M)):
+        rows = [name for name in order if name in {SAMPLES, SAMPLES_5M, SAMPLES_1H}]
+        assert rows[0] == first
+        assert rows.index(SAMPLES_5M) < rows.index(SAMPLES_1H)
+    assert MAINTENANCE_ORDER.index(SAMPLES) > MAINTENANCE_ORDER.index(SAMPLES_1H)
+
+
+def test_a_table_with_times_prunes_by_one_of_its_columns() -> None:
+    for schema in TABLES.values():
+        assert not schema.time_column or schema.time_column in schema.columns.names
