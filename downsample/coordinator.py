@@ -5,8 +5,8 @@
       └──── until a plan has no jobs; anew where somebody else has ──┘ committed meanwhile
 
 Nothing is remembered between two looks but what is in the lake, so a kill at any line costs the
-work that was under way. A job that fails is due again, with the next run: a store that is away or a
-disk that is full is not tried in a circle.
+work that was under way. A job that fails is left to a later run: to the next one where the store is
+away, else a minute later, two, four, up to an hour, because it may cost a worker each time.
 """
 
 from collections.abc import Callable, Collection, Iterator

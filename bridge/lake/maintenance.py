@@ -390,15 +390,6 @@ class MaintenanceLake:
         except (DeltaError, OSError) as error:
             raise self._store.failure(f"reading the log of {table}", error) from None
 
-    def upload(self, table: str, files: Sequence[DataFile]) -> None:
-        """Puts files into the store, several at a time; nothing refers to them yet.
-
-        Raises:
-            StorageUnavailable: some are there, some are not; try again.
-        """
-        for _ in self._pool.map(lambda file: put_file(self._store, table, file), files):
-            pass
-
     def commit(
         self,
         table: str,
@@ -416,7 +407,7 @@ class MaintenanceLake:
         Args:
             table: name.
             view: on which the commit was planned.
-            adds: already in the store, by `upload` or `put_file`; their local paths need not be.
+            adds: already in the store, by `put_file`; their local paths need not be.
             removes: of `view`, or added since.
             transactions: versions by application id; `raw-dropped`, `late-…`.
 

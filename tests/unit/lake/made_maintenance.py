@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bridge.lake.data_file import DataFile
-from bridge.lake.maintenance import LakeView, MaintenanceLake, Superseded
+from bridge.lake.maintenance import LakeView, MaintenanceLake, Superseded, put_file
 from bridge.lake.schema import DAY_MS, SAMPLES, SAMPLES_5M, TABLES
 from bridge.lake.store import Store
 from bridge.lake.stored_file import StoredFile
@@ -137,8 +137,8 @@ class Maintenance:
         rolled = rollup(self._folder, Counter(metric for metric, _ in samples))
         swapped = compacted(self._folder, samples)
         self._passed("written")
-        self.lake.upload(SAMPLES_5M, [rolled])
-        self.lake.upload(SAMPLES, [swapped])
+        put_file(self._store, SAMPLES_5M, rolled)
+        put_file(self._store, SAMPLES, swapped)
         self._passed("uploaded")
         return rolled, swapped
 

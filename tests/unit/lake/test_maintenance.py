@@ -26,6 +26,7 @@ from bridge.lake.maintenance import (
     MaintenanceLake,
     MaintenanceTable,
     Superseded,
+    put_file,
 )
 from bridge.lake.schema import (
     FLUSHED,
@@ -102,7 +103,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 
 
 def uploaded(lake: MaintenanceLake, table: str, file: DataFile) -> DataFile:
-    lake.upload(table, [file])
+    put_file(lake._store, table, file)
     return file
 
 

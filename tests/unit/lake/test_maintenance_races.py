@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 
 from bridge.lake.data_file import DataFile
 from bridge.lake.lake import Lake
-from bridge.lake.maintenance import LakeView, MaintenanceLake, Superseded, key_of
+from bridge.lake.maintenance import LakeView, MaintenanceLake, Superseded, key_of, put_file
 from bridge.lake.schema import SAMPLES, SAMPLES_5M
 from bridge.lake.store import Store, open_store
 from tests.integration.object_stores import VersityGw, s3_access
@@ -162,7 +162,7 @@ def test_of_two_maintainers_that_commit_at_once_one_wins(place: Place, table: st
                 for _ in rivals
             ]
             for rival, add in zip(rivals, adds, strict=True):
-                rival.lake.upload(table, [add])
+                put_file(rival._store, table, add)
             gate = threading.Barrier(3)
             running = [
                 pool.submit(commit, number, views[number], adds[number], gate)
@@ -319,7 +319,7 @@ def test_vacuum_deletes_what_was_replaced_in_any_store(
         place.append(receiver, "a", position)
     assert maintenance.run()
     orphan = compacted(place.cut, [("a", 1)])
-    maintenance.lake.upload(SAMPLES, [orphan])
+    put_file(maintenance._store, SAMPLES, orphan)
     assert maintenance.lake.vacuum() == [
         key_of(SAMPLES, orphan),
         *(f"samples/date={DAY}/f-a-{position}.parquet" for position in (1, 2)),
