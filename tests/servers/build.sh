@@ -127,7 +127,9 @@ build_thanos() {
 
 # InfluxDB's query language is a Rust library, which cgo asks pkg-config for. InfluxData's own
 # pkg-config builds it inside Go's cache, where an interrupted build leaves half a copy for the next;
-# here cargo builds it first, in $work, and a pkg-config of four lines says where it is.
+# here cargo builds it first, in $work, and a pkg-config of four lines says how to use it. Where it lies
+# is said to the linker alone: Go caches a package together with what pkg-config said then, and another
+# checkout would look for the library in the folder of the first.
 build_influxd() {
   local manifest=$here/influxdb version sum flux program lib=$work/flux/target/release
   version=$(sed -n 's|^require github.com/influxdata/influxdb/v2 ||p' "$manifest/go.mod")
@@ -173,7 +175,8 @@ END
   chmod +x "$work/pkg-config"
   # -p 2: its largest packages take a gigabyte each to compile.
   PKG_CONFIG="$work/pkg-config" CGO_ENABLED=1 build_go influxdb -p 2 -tags sqlite_foreign_keys,sqlite_json \
-    -ldflags "-s -w -X main.version=$version" github.com/influxdata/influxdb/v2/cmd/influxd || return 0
+    -ldflags "-s -w -X main.version=$version -extldflags=-L$lib" \
+    github.com/influxdata/influxdb/v2/cmd/influxd || return 0
   mv "$work/bin/influxd" "$out/influxd"
   finish influxd "$sum"
   say "$("$out/influxd" version 2>&1 | head -n 1)"
