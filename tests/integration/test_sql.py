@@ -282,13 +282,17 @@ def test_the_shell_outlives_a_query_that_is_cancelled(folder_lake: Lake) -> None
     ) as shell:
         os.close(other)
 
-        def expect(text: str) -> str:
-            seen = ""
+        unread = ""
+
+        def expect(text: str) -> None:
+            """Reads on until a text; what came along behind it is for the next call."""
+            nonlocal unread
             deadline_s = time.monotonic() + 60
-            while text not in seen:
-                assert select.select([main], [], [], max(0, deadline_s - time.monotonic()))[0], seen
-                seen += os.read(main, 65536).decode(errors="replace")
-            return seen
+            while text not in unread:
+                left_s = max(0, deadline_s - time.monotonic())
+                assert select.select([main], [], [], left_s)[0], unread
+                unread += os.read(main, 65536).decode(errors="replace")
+            unread = unread.partition(text)[2]
 
         def type_in(text: str) -> None:
             os.write(main, text.encode())
