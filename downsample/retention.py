@@ -27,8 +27,8 @@ Invariants:
     DOWN-8  nothing goes because a clock is wrong.
 """
 
-from bridge.lake.maintenance import FIVE_M_DROPPED_ID, RAW_DROPPED_ID
-from bridge.lake.schema import SAMPLES, SAMPLES_5M, date_of_day
+from bridge.lake.maintenance import FIVE_M_DROPPED_ID
+from bridge.lake.schema import RAW_DROPPED_ID, SAMPLES, SAMPLES_5M, date_of_day
 from downsample.draft import Draft
 from downsample.jobs import DropDay, DropMonth
 from downsample.listing import Listing, is_covered

@@ -69,8 +69,9 @@ class Footer:
         metric_maxima: no metric is greater.
         series_id_minima: int64.
         series_id_maxima: int64.
-        timestamp_ms_minima: int64; of `samples` only.
-        timestamp_ms_maxima: int64; of `samples` only.
+        timestamp_ms_minima: int64, of the time column: `timestamp_ms`, or `window_end_ms` of a
+            rollup.
+        timestamp_ms_maxima: int64, likewise.
         replicas: the one replica of all rows, empty for none; None where there may be several.
         runs: of row groups with several metrics that were decoded once: the metrics, and the first
             row of each with the row count behind, (metrics + 1,) int32. Whoever decodes adds it.
@@ -202,8 +203,9 @@ def _columns_of(parsed: Any) -> Footer:
     columns = {parsed.schema.column(index).path: index for index in range(parsed.num_columns)}
     groups = [parsed.row_group(index) for index in range(parsed.num_row_groups)]
     metric_minima, metric_maxima = _bounds(groups, columns["metric"], "", _METRIC_MAX)
-    id_minima, id_maxima = _bounds(groups, columns["series_id"], _ID_MIN, _ID_MAX)
-    time_minima, time_maxima = _bounds(groups, columns.get("timestamp_ms"), _MS_MIN, _MS_MAX)
+    id_minima, id_maxima = _bounds(groups, columns.get("series_id"), _ID_MIN, _ID_MAX)
+    time = columns.get("timestamp_ms", columns.get("window_end_ms"))
+    time_minima, time_maxima = _bounds(groups, time, _MS_MIN, _MS_MAX)
     return Footer(
         parsed,
         np.array([group.num_rows for group in groups], np.int64),

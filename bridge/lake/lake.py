@@ -32,6 +32,7 @@ from bridge.lake.data_file import DataFile
 from bridge.lake.schema import (
     FLUSHED,
     METADATA,
+    RAW_DROPPED_ID,
     SAMPLES,
     SAMPLES_1H,
     SAMPLES_5M,
@@ -324,8 +325,8 @@ class Lake:
         positions: dict[str, int] = {}
         files: dict[str, TableFiles] = {}
         for name in SNAPSHOT_ORDER:
-            receiver_ids = tuple(self._receiver_ids) if name == SAMPLES else ()
-            files[name], found = self._views[name].refresh(receiver_ids)
+            app_ids = (*self._receiver_ids, RAW_DROPPED_ID) if name == SAMPLES else ()
+            files[name], found = self._views[name].refresh(app_ids)
             positions |= found
         self._store.check_answers()
         versions = {name: view.version for name, view in self._views.items() if view.version >= 0}
@@ -335,6 +336,7 @@ class Lake:
         for name in FLUSHED:
             if name not in versions and SAMPLES in versions:  # it was made before `samples`
                 raise StorageUnavailable(f"the table {self._store.uri_of(name)} is gone")
+        raw_dropped_day = positions.pop(RAW_DROPPED_ID, None)
         return Snapshot(
             samples=files[SAMPLES],
             series=files[SERIES],
@@ -343,6 +345,7 @@ class Lake:
             versions=versions,
             samples_5m=files[SAMPLES_5M],
             samples_1h=files[SAMPLES_1H],
+            raw_dropped_day=raw_dropped_day,
         )
 
     def _fresh(self) -> Snapshot | None:
@@ -381,8 +384,8 @@ class _View:
         self._files: TableFiles | None = None
         self._positions: dict[str, int | None] = {}
 
-    def refresh(self, receiver_ids: Sequence[str] = ()) -> tuple[TableFiles, dict[str, int]]:
-        """The files of the newest version, and the positions of receivers in the same one.
+    def refresh(self, app_ids: Sequence[str] = ()) -> tuple[TableFiles, dict[str, int]]:
+        """The files of the newest version, and application transactions of the same one.
 
         Raises:
             StorageUnavailable: the store failed.
@@ -394,7 +397,7 @@ class _View:
             self.operation_counts["refresh"] += 1
             try:
                 self._delta.update_incremental()
-                return self._read(self._delta, receiver_ids)
+                return self._read(self._delta, app_ids)
             except (DeltaError, OSError) as error:
                 # Opened anew where the log was cleaned up behind a version held for days, but not
                 # where the store does not answer: that would take as long once more.
@@ -409,7 +412,7 @@ class _View:
             raise StorageUnavailable(f"the table {self._store.uri_of(self._schema.name)} is gone")
         self._opened_version = self._delta.version()
         try:
-            return self._read(self._delta, receiver_ids)
+            return self._read(self._delta, app_ids)
         except (DeltaError, OSError) as error:
             raise self._failure(error) from None
 
@@ -418,9 +421,7 @@ class _View:
             f"reading the table {self._store.uri_of(self._schema.name)}", error
         )
 
-    def _read(
-        self, delta: DeltaTable, receiver_ids: Sequence[str]
-    ) -> tuple[TableFiles, dict[str, int]]:
+    def _read(self, delta: DeltaTable, app_ids: Sequence[str]) -> tuple[TableFiles, dict[str, int]]:
         version = delta.version()
         if self._files is None or version != self.version:
             self._positions.clear()
@@ -431,8 +432,8 @@ class _View:
                 self._schema.time_column,
             )
             self.version = version
-        for receiver_id in receiver_ids:
-            if receiver_id not in self._positions:
-                self._positions[receiver_id] = delta.transaction_version(receiver_id)
+        for app_id in app_ids:
+            if app_id not in self._positions:
+                self._positions[app_id] = delta.transaction_version(app_id)
         known = {key: position for key, position in self._positions.items() if position is not None}
         return self._files, known

@@ -55,6 +55,7 @@ from bridge.errors import AlreadyRunning, PrombridgeError, StorageUnavailable
 from bridge.lake.data_file import DataFile
 from bridge.lake.schema import (
     MAINTENANCE_ORDER,
+    RAW_DROPPED_ID,
     SAMPLES,
     SAMPLES_1H,
     SAMPLES_5M,
@@ -71,10 +72,9 @@ log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 MAINTENANCE_ID = "maintenance"
-RAW_DROPPED_ID = "raw-dropped"
 FIVE_M_DROPPED_ID = "5m-dropped"
 """Application transactions: one more with each commit of the maintenance; the last day, as its
-number since 1970, whose raw samples, or 5m rows, were dropped."""
+number since 1970, whose 5m rows were dropped."""
 
 VACUUM_HOURS = 24
 """Longer than the longest query and the longest wait of an upload for its commit (12 h)."""

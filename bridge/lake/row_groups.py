@@ -1,4 +1,4 @@
-"""Row groups of `samples`, decoded.
+"""Row groups of samples and rollups, decoded.
 
 pyarrow decodes a column of a row group whole and skips nothing in it. What need not be read is
 `metric` where the bounds say that there is only one, `replica` where they say which one it is, and
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import intern
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,7 +24,10 @@ from bridge.lake.file_cache import Part
 from bridge.lake.files import Files, damage_named
 from bridge.lake.footers import Footer
 from bridge.lake.snapshot import LakeFile
-from bridge.wire.columns import F64Array, I32Array, I64Array
+from bridge.wire.columns import I32Array, I64Array
+
+Columns = TypeVar("Columns")
+Columns_co = TypeVar("Columns_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +45,21 @@ class Wanted:
     is_sparse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SampleColumns:
-    """What a row has beside its series.
+class Reading(Protocol[Columns_co]):
+    """What is read of the rows of a table beside the series that they are of."""
 
-    Attributes:
-        timestamps_ms: (n,) int64.
-        values: (n,) float64.
-        replicas: (n,) int32 into replica_names; None if all are of the first of them.
-        replica_names: empty for no replica.
-    """
+    @property
+    def texts(self) -> Sequence[str]:
+        """Columns of it that are dictionary-encoded texts."""
 
-    timestamps_ms: I64Array
-    values: F64Array
-    replicas: I32Array | None
-    replica_names: tuple[str, ...]
+    def names(self, footer: Footer, numbers: Sequence[int]) -> list[str]:
+        """Columns that are read of some row groups of a file."""
+
+    def take(self, table: Any, footer: Footer, numbers: Sequence[int]) -> Columns_co:
+        """What is kept of these columns, once they are decoded."""
 
 
-class RowGroup:
+class RowGroup(Generic[Columns]):
     """A row group, or several as one, decoded as far as was asked for.
 
     Attributes:
@@ -70,47 +70,46 @@ class RowGroup:
         until_ms: no row is later.
     """
 
-    def __init__(self, path: str, file: pq.ParquetFile, footer: Footer, wanted: Wanted) -> None:
+    def __init__(
+        self,
+        path: str,
+        file: pq.ParquetFile,
+        footer: Footer,
+        wanted: Wanted,
+        reading: Reading[Columns],
+    ) -> None:
         numbers = list(wanted.numbers)
         self._path = path
         self._file = file
+        self._footer = footer
         self._numbers = numbers
-        self._replica = _only_replica(footer, numbers)
+        self._reading = reading
         self.after_ms = int(footer.timestamp_ms_minima[numbers].min()) - 1
         self.until_ms = int(footer.timestamp_ms_maxima[numbers].max())
         runs = _known_runs(footer, numbers)
-        columns = _first_columns(has_runs=runs is not None)
-        self._others = _other_columns(self._replica)
+        names = _first_names(has_runs=runs is not None)
         if not wanted.is_sparse:
-            columns += self._others
-        table = self._read(columns)
-        self.series_ids: I64Array = _numbers(table["series_id"])
+            names += reading.names(footer, numbers)
+        table = self._read(names)
+        self.series_ids: I64Array = numbers_of(table["series_id"])
         if runs is None:
             runs = _runs(table["metric"])
             if len(numbers) == 1:
                 footer.runs[numbers[0]] = runs
         self.metrics, self.edges = runs
-        self._columns = None if wanted.is_sparse else self._take(table)
+        self._columns = None if wanted.is_sparse else reading.take(table, footer, numbers)
 
     @property
-    def columns(self) -> SampleColumns:
+    def columns(self) -> Columns:
         """The other columns; read now if they were not, while the file is open."""
         if self._columns is None:
-            self._columns = self._take(self._read(self._others))
+            table = self._read(self._reading.names(self._footer, self._numbers))
+            self._columns = self._reading.take(table, self._footer, self._numbers)
         return self._columns
 
-    def _read(self, columns: list[str]) -> Any:
+    def _read(self, names: list[str]) -> Any:
         with damage_named(self._path):
-            return self._file.read_row_groups(self._numbers, columns=columns, use_threads=False)
-
-    def _take(self, table: Any) -> SampleColumns:
-        if self._replica is None:
-            names, replicas = _places(table["replica"])
-        else:
-            names, replicas = (self._replica,), None
-        return SampleColumns(
-            _numbers(table["timestamp_ms"]), _numbers(table["value"]), replicas, names
-        )
+            return self._file.read_row_groups(self._numbers, columns=names, use_threads=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,52 +126,61 @@ class FileRead:
     footer: Footer
     groups: Sequence[Wanted]
 
-    def part(self) -> Part:
-        """All that may be read."""
-        ranges = [one for group in self.groups for one in _ranges(self.footer, group)]
-        return Part(self.file.path, self.file.size_bytes, ranges)
-
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(Generic[Columns]):
     """Some of it, and which of the groups are known."""
 
     read: FileRead
-    known: Sequence[RowGroup | None]
-
-    def part(self) -> Part:
-        """What will be read of the file."""
-        read = self.read
-        both = zip(read.groups, self.known, strict=True)
-        unknown = [wanted for wanted, known in both if known is None]
-        return FileRead(read.file, read.footer, unknown).part()
+    known: Sequence[RowGroup[Columns] | None]
 
 
-class RowGroups:
+class RowGroups(Generic[Columns]):
     """Reads row groups, and keeps those that the slice next door needs too."""
 
-    def __init__(self, rows_max: int, files: Files) -> None:
-        """Keeps up to `rows_max` rows, 24 bytes each."""
+    def __init__(self, reading: Reading[Columns], rows_max: int, files: Files) -> None:
+        """Keeps up to `rows_max` rows, 8 bytes for the series id and each of the columns."""
+        self._reading = reading
         self._rows_max = rows_max
         self._files = files
-        self._kept: OrderedDict[tuple[Any, ...], RowGroup] = OrderedDict()
+        self._kept: OrderedDict[tuple[Any, ...], RowGroup[Columns]] = OrderedDict()
         self._row_count = 0
 
-    def read(self, reads: Iterable[FileRead], check: Check) -> Iterator[RowGroup]:
+    def part_of(self, read: FileRead) -> Part:
+        """All that may be read for it."""
+        ranges = [
+            one
+            for wanted in read.groups
+            for one in read.footer.chunk_ranges(
+                wanted.numbers, self._names(read.footer, wanted.numbers)
+            )
+        ]
+        return Part(read.file.path, read.file.size_bytes, ranges)
+
+    def are_kept(self, path: str, numbers: I32Array) -> list[bool]:
+        """Which row groups of a file need not be decoded if they are wanted alone."""
+        if not self._kept:
+            return [False] * len(numbers)
+        return [(path, number) in self._kept for number in numbers.tolist()]
+
+    def read(self, reads: Iterable[FileRead], check: Check) -> Iterator[RowGroup[Columns]]:
         """Row groups of files; each is to be looked at before the next is asked for.
 
         Raises:
             FileNotFoundError: a file is gone.
             StorageUnavailable: the store failed.
         """
-        for task, opened in self._files.in_steps(self._tasks(reads), _Task.part, check):
+        for task, opened in self._files.in_steps(self._tasks(reads), self._part, check):
             read = task.read
             if all(task.known):
                 yield from (group for group in task.known if group is not None)
                 continue
-            with opened.parquet(read.file.path, read.footer.parsed, ["metric", "replica"]) as file:
+            texts = ["metric", *self._reading.texts]
+            with opened.parquet(read.file.path, read.footer.parsed, texts) as file:
                 for wanted, known in zip(read.groups, task.known, strict=True):
-                    group = known or RowGroup(read.file.path, file, read.footer, wanted)
+                    group = known or RowGroup(
+                        read.file.path, file, read.footer, wanted, self._reading
+                    )
                     if wanted.is_torn and not wanted.is_sparse:
                         self._keep((read.file.path, *wanted.numbers), group)
                     yield group
@@ -184,10 +192,21 @@ class RowGroups:
             FileNotFoundError: a file is gone.
             StorageUnavailable: the store failed.
         """
-        for _ in self._files.in_steps(self._tasks(reads), _Task.part, check):
+        for _ in self._files.in_steps(self._tasks(reads), self._part, check):
             pass
 
-    def _tasks(self, reads: Iterable[FileRead]) -> Iterator[_Task]:
+    def _part(self, task: _Task[Columns]) -> Part:
+        """What will be read of the file."""
+        read = task.read
+        both = zip(read.groups, task.known, strict=True)
+        unknown = [wanted for wanted, known in both if known is None]
+        return self.part_of(FileRead(read.file, read.footer, unknown))
+
+    def _names(self, footer: Footer, numbers: Sequence[int]) -> list[str]:
+        first = _first_names(has_runs=_known_runs(footer, numbers) is not None)
+        return first + self._reading.names(footer, numbers)
+
+    def _tasks(self, reads: Iterable[FileRead]) -> Iterator[_Task[Columns]]:
         """One task a file; of a remote one, as much as a step may fetch."""
         for read in reads:
             for part in self._split(read) if self._files.is_remote(read.file.path) else [read]:
@@ -201,14 +220,14 @@ class RowGroups:
         step = self._files.new_step()
         for wanted in read.groups:
             groups.append(wanted)
-            step.add(FileRead(read.file, read.footer, [wanted]).part())
+            step.add(self.part_of(FileRead(read.file, read.footer, [wanted])))
             if step.is_full:
                 yield FileRead(read.file, read.footer, groups)
                 groups, step = [], self._files.new_step()
         if groups:
             yield FileRead(read.file, read.footer, groups)
 
-    def _keep(self, key: tuple[Any, ...], group: RowGroup) -> None:
+    def _keep(self, key: tuple[Any, ...], group: RowGroup[Columns]) -> None:
         if key not in self._kept:
             self._row_count += len(group.series_ids)
         self._kept[key] = group
@@ -218,30 +237,12 @@ class RowGroups:
             self._row_count -= len(dropped.series_ids)
 
 
-def _ranges(footer: Footer, wanted: Wanted) -> list[tuple[int, int]]:
-    """All that may be read for row groups."""
-    first = _first_columns(has_runs=_known_runs(footer, wanted.numbers) is not None)
-    others = _other_columns(_only_replica(footer, wanted.numbers))
-    return footer.chunk_ranges(wanted.numbers, first + others)
-
-
-def _first_columns(*, has_runs: bool) -> list[str]:
+def _first_names(*, has_runs: bool) -> list[str]:
     """What says of which series the rows are."""
     return ["series_id"] if has_runs else ["series_id", "metric"]
 
 
-def _other_columns(replica: str | None) -> list[str]:
-    """What the rows have beside it."""
-    return ["timestamp_ms", "value", *(["replica"] if replica is None else [])]
-
-
-def _only_replica(footer: Footer, numbers: Sequence[int]) -> str | None:
-    """The replica of all rows; None where there may be several."""
-    replicas = {footer.replicas[number] for number in numbers}
-    return replicas.pop() if len(replicas) == 1 else None
-
-
-def _numbers(column: Any) -> NDArray[Any]:
+def numbers_of(column: Any) -> NDArray[Any]:
     """A column of numbers without nulls; not copied where it is in one piece."""
     if column.num_chunks == 1:
         return np.asarray(column.chunk(0).to_numpy(zero_copy_only=True))
@@ -283,16 +284,3 @@ def _runs(column: Any) -> tuple[list[str], I32Array]:
         edges += firsts.tolist()
         begin += len(indices)
     return texts, np.array([*edges, begin], np.int32)
-
-
-def _places(column: Any) -> tuple[tuple[str, ...], I32Array]:
-    """Distinct texts of a dictionary-encoded column, empty for null, and each row's among them."""
-    names = [""]
-    parts = []
-    for chunk in column.chunks:
-        own = [text or "" for text in chunk.dictionary.to_pylist()]
-        names += [text for text in own if text not in names]
-        place = np.array([names.index(text) for text in own] or [0], np.int32)
-        parts.append(place[chunk.indices.fill_null(0).to_numpy()])
-        parts[-1][np.asarray(chunk.is_null())] = 0
-    return tuple(names), np.concatenate(parts)

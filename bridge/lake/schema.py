@@ -27,6 +27,10 @@ SAMPLES_1H = "samples_1h"
 SERIES = "series"
 METADATA = "metadata"
 
+RAW_DROPPED_ID = "raw-dropped"
+"""Application transaction of `samples`: the last day whose raw samples were dropped, as its number
+since 1970."""
+
 _EPOCH = date(1970, 1, 1)
 
 

@@ -177,7 +177,9 @@ class Cut:
     second: Box
 
 
-def cheapest_cut(box: Box, units: Units, grid_ms: int, kept_rows: int) -> Cut | None:
+def cheapest_cut(
+    box: Box, units: Units, grid_ms: int, kept_rows: int, chunk_cost_rows: int = CHUNK_COST_ROWS
+) -> Cut | None:
     """How to halve a box.
 
     Args:
@@ -185,6 +187,7 @@ def cheapest_cut(box: Box, units: Units, grid_ms: int, kept_rows: int) -> Cut | 
         units: what can hold its rows.
         grid_ms: a cut in time lies on a multiple of it.
         kept_rows: rows of torn row groups that are not decoded again.
+        chunk_cost_rows: what a cut in time costs for each series.
 
     Returns:
         None where it cannot be cut.
@@ -211,7 +214,7 @@ def cheapest_cut(box: Box, units: Units, grid_ms: int, kept_rows: int) -> Cut | 
         cuts.append(
             Cut(
                 _torn_rows(rows[(after < time) & (until > time)], kept_rows)
-                + CHUNK_COST_ROWS * (box.rank_end - box.rank_begin),
+                + chunk_cost_rows * (box.rank_end - box.rank_begin),
                 Box(box.rank_begin, box.rank_end, box.after_ms, time),
                 Box(box.rank_begin, box.rank_end, time, box.until_ms),
             )

@@ -185,6 +185,7 @@ class Snapshot:
         versions: of each table that is there, by name.
         samples_5m: files of the table, taken after `samples`; none where nothing was rolled up yet.
         samples_1h: files of the table, taken after `samples_5m`.
+        raw_dropped_day: the last day whose raw samples were dropped, since 1970; None if none was.
     """
 
     samples: TableFiles
@@ -194,6 +195,7 @@ class Snapshot:
     versions: Mapping[str, int] = field(default_factory=dict)
     samples_5m: TableFiles = field(default_factory=_no_rollups)
     samples_1h: TableFiles = field(default_factory=_no_rollups)
+    raw_dropped_day: int | None = None
 
     def sample_files(self, metric: str | None, after_ms: int, until_ms: int) -> list[LakeFile]:
         """Files that can hold samples of `metric` in (after_ms, until_ms], oldest day first.

@@ -609,9 +609,9 @@ def test_series_of_every_sample_are_in_the_same_snapshot(folder: Folder) -> None
     refresh = lake._views["samples"].refresh
 
     def refresh_then_commit_elsewhere(
-        receiver_ids: Sequence[str] = (),
+        app_ids: Sequence[str] = (),
     ) -> tuple[TableFiles, dict[str, int]]:
-        files = refresh(receiver_ids)
+        files = refresh(app_ids)
         other.commit("series", [folder.series()], receiver_id="b", position=1)
         other.commit("samples", [folder.sample()], receiver_id="b", position=1)
         return files

@@ -21,7 +21,6 @@ from bridge.lake.lake import Lake
 from bridge.lake.maintenance import (
     FIVE_M_DROPPED_ID,
     MAINTENANCE_ID,
-    RAW_DROPPED_ID,
     LakeView,
     MaintenanceLake,
     MaintenanceTable,
@@ -31,6 +30,7 @@ from bridge.lake.maintenance import (
 from bridge.lake.schema import (
     FLUSHED,
     METADATA,
+    RAW_DROPPED_ID,
     SAMPLES,
     SAMPLES_1H,
     SAMPLES_5M,

@@ -13,6 +13,7 @@ from bridge.lake.block_file import Check
 from bridge.lake.footers import FooterCache
 from bridge.lake.head_view import HeadRows
 from bridge.lake.row_groups import FileRead, RowGroup, RowGroups
+from bridge.lake.sample_rows import SampleColumns
 from bridge.lake.scan import Scan, ScanFile, Slice
 from bridge.lake.selection import Found, Selection
 from bridge.model.time_range import TimeRange
@@ -113,7 +114,9 @@ def test_row_groups_of_other_metrics_series_and_times_are_not_read(lake: FileLak
     reads: list[int] = []
     original = RowGroups.read
 
-    def counted(self: RowGroups, wanted: Sequence[FileRead], check: Check) -> Iterator[RowGroup]:
+    def counted(
+        self: RowGroups[SampleColumns], wanted: Sequence[FileRead], check: Check
+    ) -> Iterator[RowGroup[SampleColumns]]:
         reads.extend(len(read.groups) for read in wanted)
         return original(self, wanted, check)
 
