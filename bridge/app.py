@@ -226,13 +226,15 @@ class Bridge:
         app = web.Application(client_max_size=0)
         write: Handler = self._not_in_this_mode
         read: Handler = self._not_in_this_mode
+        explain: Handler = self._not_in_this_mode
         flush: Handler = self._not_in_this_mode
         if self._writer is not None:
             write, flush = self._writer.receiver.handle, self._admin_flush
         if self._reader is not None:
-            read = self._reader.handle
+            read, explain = self._reader.handle, self._reader.explain
         app.router.add_post("/api/v1/write", self._when_ready(write))
         app.router.add_post("/api/v1/read", self._when_ready(read))
+        app.router.add_get("/api/v1/read/explain", self._when_ready(explain))
         app.router.add_post("/api/v1/admin/flush", self._when_ready(flush))
         app.router.add_get("/-/healthy", self._healthy)
         app.router.add_get("/-/ready", self._readiness)

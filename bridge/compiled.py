@@ -9,6 +9,7 @@ MODULES = (
     "bridge.wire._series",
     "bridge.wire._xor",
     "bridge.lake._rows",
+    "bridge.read._emission",
     "downsample._merge",
     "downsample._rollup",
 )

@@ -1,4 +1,4 @@
-"""`POST /api/v1/read`: Prometheus remote read over HTTP.
+"""`POST /api/v1/read`: Prometheus remote read over HTTP; and what it would read, explained.
 
     headers ── body ── turn at the gate ── worker thread: decode, select, scan, encode ── send
 
@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
@@ -39,6 +39,7 @@ from bridge.http import parse_content_type, read_body, refusal
 from bridge.lake.files import Files
 from bridge.lake.head_view import HeadSource
 from bridge.read.budget import Budget
+from bridge.read.explain import parse_question, render
 from bridge.read.gate import Gate
 from bridge.read.metrics import ReadMetrics
 from bridge.read.reader import Reader, Reply, SnapshotSource
@@ -55,6 +56,8 @@ WRITE_BYTES = 256 << 10
 """Handed to the transport at once: four socket buffers, then the client has to take some."""
 POLL_S = 0.25
 """How often a worker's client is looked at: aiohttp does not tell that it went away."""
+_ERROR_TYPES = {400: "bad_data", 503: "unavailable"}
+"""As Prometheus' API names them."""
 _HEADERS = {
     AnswerType.SAMPLES: {
         "Content-Type": "application/x-protobuf",
@@ -127,12 +130,7 @@ class ReadEndpoint:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers one read request."""
         started_s = self._clock_s()
-        budget = Budget(
-            self._settings.max_samples,
-            self._settings.max_query_bytes,
-            self._settings.timeout,
-            self._clock_s,
-        )
+        budget = self._new_budget()
         code = "500"
         try:
             parse_content_type(request)
@@ -160,6 +158,39 @@ class ReadEndpoint:
             self._metrics.requests.labels(code).inc()
             self._metrics.duration.observe(self._clock_s() - started_s)
         return response
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Says what a query would read, and why."""
+        budget = self._new_budget()
+
+        def work() -> dict[str, Any]:
+            # Here, and not on the event loop: expressions are parsed and compiled.
+            query = parse_question(
+                request.query,
+                self._ignored,
+                round(time.time() * 1000),
+                round(self._settings.lookback * 1000),
+            )
+            return render(query, self._reader.explain(query, budget))
+
+        try:
+            async with self._gate.turn(budget.left_s):
+                data = await self._in_worker(request, budget, work)
+        except PrombridgeError as error:
+            told = refusal(error)
+            kind = _ERROR_TYPES.get(told.status, "internal")
+            headers = {name: told.headers[name] for name in told.headers if name == "Retry-After"}
+            answer = {"status": "error", "errorType": kind, "error": str(error)}
+            return web.json_response(answer, status=told.status, headers=headers)
+        finally:
+            budget.cancel()
+        return web.json_response({"status": "success", "data": data})
+
+    def _new_budget(self) -> Budget:
+        settings = self._settings
+        return Budget(
+            settings.max_samples, settings.max_query_bytes, settings.timeout, self._clock_s
+        )
 
     async def _answer(
         self, request: web.Request, body: bytes, budget: Budget
@@ -227,6 +258,9 @@ class ReadEndpoint:
         metrics.samples.inc(reply.sample_count)
         metrics.files.inc(reply.file_count)
         metrics.bytes.inc(sent_bytes)
+        for span in reply.spans:
+            for reason in span.reasons:
+                metrics.spans.labels(span.level.value, reason.value).inc()
         if not log.is_enabled_for(logging.DEBUG):
             return
         log.debug(

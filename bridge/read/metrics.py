@@ -35,7 +35,14 @@ class ReadMetrics(Collector):
             "prombridge_read_sent_bytes_total", "Bytes of answers.", registry=registry
         )
         self.files = Counter(
-            "prombridge_read_files_total", "Files of samples read.", registry=registry
+            "prombridge_read_files_total", "Files of samples and rollups read.", registry=registry
+        )
+        self.spans = Counter(
+            "prombridge_read_spans_total",
+            "Parts of queries by the resolution that answered them, and why that one; a part with "
+            "two reasons counts for both.",
+            ["resolution", "reason"],
+            registry=registry,
         )
         self.duration = Histogram(
             "prombridge_read_request_duration_seconds",

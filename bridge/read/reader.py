@@ -4,7 +4,7 @@
         │                     │           one, so nothing is missed; what the snapshot has already
         └──── parts ──────────┤           is left out of the view (its position says so)
                               v
-              series (selection) ── files ── scan ── encode
+     series (selection) ── spans (resolution) ── files ── scan ── emit ── encode
 
 All queries of a request see the same view and snapshot. Where a file has vanished the lake has
 moved on (a cut file was committed, an old file was compacted and removed): everything starts once
@@ -12,9 +12,11 @@ more on a fresh snapshot. So it does where a file of a bucket is damaged, once f
 of it is forgotten before, because the damage may have been done on the way here.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +37,13 @@ from bridge.model.matchers import metrics_named_by
 from bridge.model.time_range import TimeRange
 from bridge.read.answer import Answer, AnswerBuilder, Encode, render_samples
 from bridge.read.budget import SERIES_BYTES, Budget
+from bridge.read.coverage import CoverageCache
+from bridge.read.metric_types import MetricTypes, asks_for_types
 from bridge.read.request import AnswerType, ReadRequest, SeriesQuery
+from bridge.read.resolution import Level, Question, Span, plan
 from bridge.read.select import find_series
 from bridge.read.settings import ReadSettings
+from bridge.read.spans import RawRead, RollupRead, weigh_means
 from bridge.wire.columns import U32Array
 from bridge.wire.frames import encode_samples
 from bridge.wire.series import SeriesRegistry
@@ -49,6 +55,9 @@ SAMPLE_BYTES = {AnswerType.SAMPLES: 18.0, AnswerType.STREAMED_XOR_CHUNKS: 1.3}
 """What a sample takes encoded: 2 bytes of framing, 9 of value, 7 of time; or in a chunk, where a
 constant takes 2 bits and a measured fleet 1.3 to 1.8 bytes. The estimate takes the lower bound, the
 encoded bytes are counted exactly."""
+
+
+Result = TypeVar("Result")
 
 
 class SnapshotSource(Protocol):
@@ -68,6 +77,7 @@ class Reply:
         series_count: series in all of them.
         sample_count: samples in all of them.
         file_count: files read.
+        spans: of all queries.
     """
 
     pieces: Iterator[bytes]
@@ -75,6 +85,20 @@ class Reply:
     series_count: int
     sample_count: int
     file_count: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a query would read.
+
+    Attributes:
+        series_count: series that it selects.
+        reads: its spans, in the order of time.
+    """
+
+    series_count: int
+    reads: Sequence[RawRead | RollupRead]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +131,7 @@ class Reader:
         head: HeadSource | None,
         files: Files | None = None,
         rows_max: int = ROWS_MAX,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Reads nothing yet.
 
@@ -116,14 +141,18 @@ class Reader:
             head: what is not; None where nothing is received.
             files: what the lake's files are opened through; None if it lies in a folder.
             rows_max: rows of a slice.
+            clock: Unix seconds.
         """
         self._settings = settings
         self._lake = lake
         self._head = head
         self._rows_max = rows_max
+        self._clock = clock
         self._stripped = [label.encode() for label in settings.external_labels]
         self.footers = FooterCache(settings.footer_cache_bytes, files)
         self.series = LakeSeries(settings.series_cache_bytes, self.footers)
+        self._coverage = CoverageCache()
+        self._types = MetricTypes(self.footers)
 
     def run(self, request: ReadRequest, budget: Budget) -> Reply:
         """Everything but the rendering of the body.
@@ -135,8 +164,21 @@ class Reader:
             StorageUnavailable: files cannot be read, or vanish faster than they are.
             CorruptionError: a file is damaged.
         """
+        return self._with_sources(lambda sources: self._run(request, budget, sources), budget)
+
+    def explain(self, query: SeriesQuery, budget: Budget) -> Explanation:
+        """What `run` would read for a query, and why; raises as `run`."""
+
+        def look(sources: _Sources) -> Explanation:
+            selection = self._select(query, budget, sources)
+            return Explanation(len(selection), self._open(query, selection, budget, sources))
+
+        return self._with_sources(look, budget)
+
+    def _with_sources(self, work: Callable[[_Sources], Result], budget: Budget) -> Result:
+        """What work makes of head and lake; raises as `run`."""
         try:
-            return self._run_again(request, budget)
+            return self._work_again(work, budget)
         except (OSError, pa.ArrowException) as error:
             # pyarrow calls bytes that it does not understand an OSError too, one without a number;
             # so are those of object stores, but then they say that an object is gone.
@@ -146,13 +188,13 @@ class Reader:
                 raise StorageUnavailable(f"the lake cannot be read: {error}") from error
             raise CorruptionError(f"a file of the lake is damaged: {error}") from error
 
-    def _run_again(self, request: ReadRequest, budget: Budget) -> Reply:
+    def _work_again(self, work: Callable[[_Sources], Result], budget: Budget) -> Result:
         """Once more for files that have vanished, and for each that may have come damaged."""
         has_vanished = False
         damaged: set[str] = set()
         while True:
             try:
-                return self._run(request, budget, self._look(is_retry=has_vanished))
+                return work(self._look(is_retry=has_vanished))
             except FileNotFoundError:
                 if has_vanished:
                     raise
@@ -181,11 +223,12 @@ class Reader:
 
     def _run(self, request: ReadRequest, budget: Budget, sources: _Sources) -> Reply:
         answers = []
-        file_count = 0
+        reads: list[RawRead | RollupRead] = []
         for query in request.queries:
-            answer, read_count = self._answer(query, request.answer_type, budget, sources)
-            answers.append(answer)
-            file_count += read_count
+            selection = self._select(query, budget, sources)
+            own = self._open(query, selection, budget, sources)
+            answers.append(self._answer(query, selection, own, request.answer_type, budget))
+            reads += own
         if request.answer_type is AnswerType.SAMPLES:
             pieces = iter([render_samples(answers)])
         else:
@@ -197,36 +240,83 @@ class Reader:
             len(answers),
             sum(answer.series_count for answer in answers),
             budget.sample_count,
-            file_count,
+            sum(read.file_count for read in reads),
+            tuple(read.span for read in reads),
         )
 
-    def _answer(
-        self, query: SeriesQuery, answer_type: AnswerType, budget: Budget, sources: _Sources
-    ) -> tuple[Answer, int]:
-        """One query's answer, and how many files were read for it."""
-        selection = self._select(query, budget, sources)
-        builder = AnswerBuilder(selection, self._encoder(answer_type), budget)
-        file_count = 0
-        if len(selection) and not query.labels_only:
+    def _open(
+        self, query: SeriesQuery, selection: Selection, budget: Budget, sources: _Sources
+    ) -> list[RawRead | RollupRead]:
+        """What is to be read for a query."""
+        if not len(selection) or query.labels_only:
+            return []
+        spans = plan(
+            self._question(query),
+            self._coverage.of(sources.snapshot, selection, sources.heads, sources.cuts),
+        )
+        if log.is_enabled_for(logging.DEBUG):
+            log.debug("read planned", query=str(query), spans=" ".join(map(str, spans)))
+        return [self._open_span(span, selection, budget, sources) for span in spans]
+
+    def _question(self, query: SeriesQuery) -> Question:
+        settings = self._settings
+        seam_ms = query.until_ms - round(settings.seam * 1000)
+        local_ms = round((self._clock() - settings.local_retention) * 1000)
+        return Question(
+            query.time_range,
+            query.hints,
+            min(seam_ms, local_ms),
+            round(settings.lookback * 1000),
+        )
+
+    def _open_span(
+        self, span: Span, selection: Selection, budget: Budget, sources: _Sources
+    ) -> RawRead | RollupRead:
+        if span.emission is None:
             scan = Scan(
                 selection,
-                query.time_range,
+                span.time_range,
                 lambda time_range: self._list_files(selection, time_range, sources),
                 sources.heads,
                 self.footers,
                 budget.check,
                 self._rows_max,
             )
-            expected = scan.expected_rows()
-            budget.expect(expected, expected * SAMPLE_BYTES[answer_type])
-            for part in scan.slices():
+            return RawRead(span, scan)
+        snapshot = sources.snapshot
+        return RollupRead(
+            span,
+            selection,
+            self._list_rollups(span, selection, snapshot),
+            self._types.of(snapshot, selection, budget.check)
+            if asks_for_types(span.emission)
+            else None,
+            self.footers,
+            budget.check,
+            self._rows_max,
+        )
+
+    def _answer(
+        self,
+        query: SeriesQuery,
+        selection: Selection,
+        reads: Sequence[RawRead | RollupRead],
+        answer_type: AnswerType,
+        budget: Budget,
+    ) -> Answer:
+        """One query's answer."""
+        builder = AnswerBuilder(selection, self._encoder(answer_type), budget)
+        expected = sum(read.expected_rows for read in reads)
+        budget.expect(expected, expected * SAMPLE_BYTES[answer_type])
+        weigh_means(reads, self._settings.max_weighted_samples)
+        for read in reads:
+            for part in read.slices():
                 builder.add(part)
                 budget.check()
-            file_count = scan.file_count
         answer = builder.finish(self._stripped, labels_only=query.labels_only)
         if answer_type is AnswerType.STREAMED_XOR_CHUNKS:
             answer.check_frames()
-        return answer, file_count
+        return answer
 
     def _select(self, query: SeriesQuery, budget: Budget, sources: _Sources) -> Selection:
         """The series that a query's matchers keep."""
@@ -269,6 +359,19 @@ class Reader:
         for part in sources.cuts:
             files += [ScanFile(file, max(1, len(part.registry))) for file in part.files]
         return files
+
+    def _list_rollups(
+        self, span: Span, selection: Selection, snapshot: Snapshot
+    ) -> Sequence[ScanFile]:
+        counts = self.series.series_counts(snapshot)
+        metric = selection.metrics[0] if len(selection.metrics) == 1 else None
+        windows = span.time_range.widen(span.level.window_ms)
+        is_one_h = span.level is Level.ONE_H
+        find = snapshot.rollup_files_1h if is_one_h else snapshot.rollup_files_5m
+        return [
+            ScanFile(file, max(1, counts.get(file.partition[:7], 1)))
+            for file in find(metric, windows.after_ms, windows.until_ms)
+        ]
 
     def _encoder(self, answer_type: AnswerType) -> Encode:
         if answer_type is AnswerType.SAMPLES:

@@ -6,7 +6,7 @@ The length that the block promises is checked before anything is allocated. What
 is narrowed to what its hints say that the engine looks at: both ranges are closed, Prometheus sends
 in the query the widest range of all selectors of an expression and in the hints that of this one,
 and it cuts the query's end where it has newer samples itself. Hints without a range (both ends 0,
-protobuf's default: clients that are no engine) say nothing.
+protobuf's default: clients that are no engine) say nothing at all.
 
 Invariants:
     READ-1  an answer has exactly one result per query, in their order.
@@ -24,7 +24,8 @@ from google.protobuf.message import DecodeError
 
 from bridge.errors import CorruptBody, RequestRejected
 from bridge.model.matchers import MATCHER_COUNT_MAX, Matcher, MatcherType
-from bridge.model.time_range import TimeRange
+from bridge.model.time_range import UNTIL_MS_MAX, TimeRange
+from bridge.read.resolution import Hints
 from bridge.wire import remote_read_pb2
 
 QUERY_COUNT_MAX = 256
@@ -51,11 +52,16 @@ class SeriesQuery:
         time_range: what the answer's samples lie in; may be empty.
         matchers: all of them hold for each series.
         labels_only: only label sets are wanted (func `series`).
+        hints: what the client will do with the samples; None if it does not say.
+        until_ms: Unix ms, the end of the whole query, later than that of `time_range` perhaps; a
+            client that has newer samples itself cuts it there.
     """
 
     time_range: TimeRange
     matchers: tuple[Matcher, ...]
     labels_only: bool
+    hints: Hints | None = None
+    until_ms: int = UNTIL_MS_MAX
 
     def __str__(self) -> str:
         matchers = ", ".join(map(str, self.matchers))
@@ -140,8 +146,10 @@ def _decode_query(
             "allowed"
         )
     time_range = TimeRange.from_closed(start_ms, end_ms)
-    hints = query.hints
-    if hints.start_ms or hints.end_ms:
+    until_ms = time_range.until_ms
+    hints = None
+    if query.hints.start_ms or query.hints.end_ms:
+        hints = _decode_hints(query.hints, index)
         time_range = time_range.intersect(TimeRange.from_closed(hints.start_ms, hints.end_ms))
     matchers = []
     for matcher in query.matchers:
@@ -153,4 +161,19 @@ def _decode_query(
             )
         if not ignored.covers(kind, matcher.name.encode()):
             matchers.append(Matcher.parse(kind, matcher.name, matcher.value))
-    return SeriesQuery(time_range, tuple(matchers), labels_only=hints.func == "series")
+    return SeriesQuery(
+        time_range,
+        tuple(matchers),
+        labels_only=query.hints.func == "series",
+        hints=hints,
+        until_ms=until_ms,
+    )
+
+
+def _decode_hints(hints: remote_read_pb2.ReadHints, index: int) -> Hints:
+    if hints.step_ms < 0 or hints.range_ms < 0:
+        raise RequestRejected(
+            f"query {index} has hints with a negative step ({hints.step_ms} ms) or range "
+            f"({hints.range_ms} ms)"
+        )
+    return Hints(hints.func, hints.step_ms, hints.range_ms, hints.start_ms, hints.end_ms)

@@ -1,10 +1,11 @@
 """What a remote read may cost, and what it knows about its clients.
 
 Memory: a read under way holds its answer, encoded (`max_query_bytes`), the rows of one slice and
-the row groups that are kept for the next one (144 MiB at worst, `bridge.lake.slices`):
+the row groups that are kept for the next one (144 MiB of samples at worst, `bridge.lake.slices`; of
+rollups 300 MiB with what leaves of them):
 
     max_concurrent * (max_query_bytes + slice) + series_cache_bytes + footer_cache_bytes
-    4              * (128 MiB + 144 MiB)       + 256 MiB            + 64 MiB    = 1.4 GiB
+    4              * (128 MiB + 300 MiB)       + 256 MiB            + 64 MiB    = 2.0 GiB
 
 at the most; an answer of 10000 series and an hour takes 30 MiB while it is made.
 """
@@ -69,6 +70,27 @@ class ReadSettings:
         "external_labels): series are sorted as it sees them.",
     )
 
+    lookback: Duration = option(
+        Duration(300),
+        "The readers' --query.lookback-delta, which they do not send: how old a sample may be that "
+        "a plain selector takes.",
+    )
+    seam: Duration = option(
+        Duration(4 * 3600),
+        "The end of a query that is answered from raw samples, because a reader mixes in its own: "
+        "Prometheus keeps asking for the first 4h that it has itself.",
+    )
+    local_retention: Duration = option(
+        Duration(4 * 3600),
+        "How far back from now readers with `read_recent: true` have samples of their own: their "
+        "retention. All of it is answered from raw samples.",
+    )
+    max_weighted_samples: int = option(
+        10_000_000,
+        "Samples of one avg_over_time answer from rollups that still weighs each window by all of "
+        "its samples; larger answers give one sample for several.",
+    )
+
     def __post_init__(self) -> None:
         """Refuses what could not work.
 
@@ -85,5 +107,9 @@ class ReadSettings:
                 f"read.max_query_bytes: {self.max_query_bytes} is not below 4GiB, what a snappy "
                 "block can hold"
             )
+        if self.lookback < 0.001:
+            raise ConfigError("read.lookback: 0s would find no sample")
+        if self.max_weighted_samples < 1:
+            raise ConfigError("read.max_weighted_samples: 0 samples would weigh nothing")
         if self.max_concurrent < 1:
             raise ConfigError("read.max_concurrent: 0 reads at once would answer none")

@@ -1,0 +1,1 @@
+"""Slow, obvious Python twins of the compiled kernel of `bridge.read`."""
