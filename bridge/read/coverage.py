@@ -33,10 +33,12 @@ from bridge.lake.schema import DAY_MS, SAMPLES, SAMPLES_1H, SAMPLES_5M
 from bridge.lake.selection import RANK_NONE, Selection
 from bridge.lake.snapshot import Snapshot, TableFiles
 from bridge.lake.stored_file import kind_and_span
-from bridge.model.time_range import UNTIL_MS_MAX, TimeRange
+from bridge.model.time_range import AFTER_MS_MIN, UNTIL_MS_MAX, TimeRange
 from bridge.read.resolution import HOUR_MS, Coverage
 
 LATE_SPANS_MAX = 32
+"""Scans of late spans, 30 to 60 ms each for a thousand series; beyond it spans of neighbouring days
+are joined, so that there is one for two days at most, as far as raw samples are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,9 @@ def _know(snapshot: Snapshot, versions: tuple[int | None, ...]) -> _Known:
     five_m, one_h = _promised(snapshot.samples_5m), _promised(snapshot.samples_1h)
     compacted = _promised(snapshot.samples)
     # Between the commits of a job, too, rollups cover what no compacted file does.
-    dropped_day = -1 if snapshot.raw_dropped_day is None else snapshot.raw_dropped_day
-    kept = [*compacted, TimeRange((dropped_day + 1) * DAY_MS, UNTIL_MS_MAX)]
+    dropped_day = snapshot.raw_dropped_day
+    dropped_ms = AFTER_MS_MIN if dropped_day is None else (dropped_day + 1) * DAY_MS
+    kept = [*compacted, TimeRange(dropped_ms, UNTIL_MS_MAX)]
     names = snapshot.samples.paths
     is_flush = np.array([_promise(name) is None for name in names.to_pylist()], np.bool_)
     rolled_up = union([*five_m, *one_h])

@@ -40,31 +40,32 @@ class SpanRead:
 
     def __init__(self, span: Span, scan: Scan | RollupScan) -> None:
         self.span = span
-        self._looked = scan
+        self._scan = scan
 
     @property
     def file_count(self) -> int:
         """Files that will be opened."""
-        return self._looked.file_count
+        return self._scan.file_count
 
     @property
     def read_bytes(self) -> int:
         """Bytes of columns that will be read."""
-        return self._looked.read_bytes()
+        return self._scan.read_bytes()
 
     @property
     def expected_rows(self) -> float:
         """Samples, or windows that some evaluation looks at, about."""
-        return self._looked.expected_rows()
+        return self._scan.expected_rows()
 
 
 class RawRead(SpanRead):
     """Raw samples of a span."""
 
+    _scan: Scan
+
     def __init__(self, span: Span, scan: Scan) -> None:
         """A span of raw samples, and what finds them."""
         super().__init__(span, scan)
-        self._scan = scan
         self._means: Emission | None = None
 
     def weigh(self, means: Emission) -> None:
